@@ -1,0 +1,134 @@
+"""Recipes: every setting of a training run in one YAML file that is stored with the run and starts it again.
+
+A recipe is read from YAML, then fields are overridden by `key=value` words (`lr=1e-4`, `attack.steps=3`,
+`method_config.w_mhe=0`), then validated as a whole. Nothing else in the project holds a hidden setting.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from tima.eps import format_eps, parse_eps
+from tima.errors import RecipeError
+
+Eps = Annotated[float, BeforeValidator(parse_eps), PlainSerializer(format_eps, return_type=str)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class AttackSettings(_Strict):
+    """The inner maximisation: PGD from a random start, loss summed over the batch (Madry et al. 2018)."""
+
+    steps: int = Field(2, ge=1, description="PGD steps; 2 is the field's habit, 10 is FARE's")
+    step_size: float | None = Field(None, description="pixel units; None: eps for 1/255 and below, else min(eps, 2.5 eps / steps)")
+    restarts: int = Field(1, ge=1)
+    keep_best: bool = Field(True, description="one more forward pass, to return the iterate of highest loss")
+
+
+class TrainRecipe(_Strict):
+    """Settings of `tima train`."""
+
+    method: str = Field("tima", description="tima, tima-v1, tecoa, ft-clean; `tima methods` lists them")
+    method_config: dict[str, Any] = Field(default={}, description="fields of the method's own configuration")
+    model: str = Field("nano", description="the dual encoder to start from: nano, a folder, a run or a hub name")
+    data: str = Field("pictures", description="training set: a name or a folder; ':train' is implied")
+    eps: Eps = Field(4 / 255, description="l_inf size of the training attack, pixel units of [0, 1]")
+    eps_warmup: float = Field(0.2, ge=0, le=1, description="share of the steps over which eps grows from 0; early collapse is common without")
+    attack: AttackSettings = AttackSettings()
+    steps: int = Field(600, ge=1, description="optimiser steps")
+    batch_size: int = Field(128, ge=1, description="images per optimiser step, over all processes")
+    accumulate: int = Field(1, ge=1, description="the batch is worked through in so many parts (gradient accumulation)")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-4, gt=0)
+    text_lr_scale: float = Field(1.0, ge=0, description="learning rate of the text tower relative to the image tower's")
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps over which the learning rate grows; then cosine to zero")
+    clip_grad: float = Field(1.0, ge=0, description="largest gradient norm; 0 switches clipping off")
+    augment: Literal["none", "flip", "crop"] = Field("crop", description="crop: random crop, aspect and flip")
+    templates: list[str] = Field(default=["a photo of a {c}."], description="prompts of the class texts while training")
+    held_out_classes: float = Field(0.1, ge=0, lt=1, description="share of classes kept out of training: the zero-shot proxy")
+    val_images: float = Field(0.1, gt=0, lt=1, description="share of training images kept out, when the data set has no val split")
+    val_every: int = Field(100, ge=1, description="steps between validations")
+    val_samples: int = Field(400, ge=1, description="images of each of the two validation sets, seeded")
+    val_attack_steps: int = Field(10, ge=1)
+    save_every: int = Field(50, ge=1, description="steps between checkpoints")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast over fp32 weights; losses are always fp32")
+    trackers: list[str] = Field(default=[], description="Accelerate trackers: tensorboard, wandb, mlflow, trackio, ...")
+    workers: int = Field(0, ge=0, description="processes that decode pictures; small sets are decoded once and kept instead")
+    seed: int = 0
+
+
+def recipes_folder() -> Path:
+    return Path(str(files("tima") / "recipes"))
+
+
+def load_yaml(name: str | Path) -> dict[str, Any]:
+    """A recipe by path, by the name of one that comes with the package, or by the run folder that stores it."""
+    path = Path(name).expanduser()
+    candidates = [path, path / "recipe.yaml", recipes_folder() / f"{name}.yaml"]
+    found = next((c for c in candidates if c.is_file()), None)
+    if found is None:
+        known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
+        raise RecipeError(f"Recipe '{name}' was not found: neither a file, nor a run, nor one of {known}.")
+    try:
+        values = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{found} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{found} holds no settings: it must be a list of 'key: value' lines.")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`["lr=1e-4", "attack.steps=3"]` on top of `values`; values are read as YAML."""
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"'{word}' is not an override. Write key=value, for example lr=1e-4 or attack.steps=3.")
+        target = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise RecipeError(f"'{key}': '{parent}' is a single value, it has no fields.")
+        target[last] = _read_scalar(text)
+    return values
+
+
+def _read_scalar(text: str) -> Any:
+    try:
+        return float(text)  # YAML 1.1 reads 1e-4 as text
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def validate(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
+    """Build `model` from `values`; pydantic's findings as one readable `RecipeError`."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(map(str, item["loc"])) or "(whole)"
+            if item["type"] == "extra_forbidden":
+                lines.append(f"{key}: there is no such setting. Known: {', '.join(model.model_fields)}.")
+            else:
+                lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}")
+        raise RecipeError(f"{where}:\n  " + "\n  ".join(lines)) from None
+
+
+def train_recipe(source: str | Path | None, overrides: Sequence[str] = (), **fields: Any) -> TrainRecipe:
+    """The recipe of a run: from YAML (or defaults), then `fields` that are not None, then `overrides`."""
+    values = load_yaml(source) if source is not None else {}
+    values.update({key: value for key, value in fields.items() if value is not None})
+    return validate(TrainRecipe, apply_overrides(values, overrides), f"Recipe {source or '(defaults)'}")
+
+
+def dump(recipe: BaseModel) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

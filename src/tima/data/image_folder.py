@@ -1,0 +1,65 @@
+"""Reader for ImageFolder: one folder a class, named after it, with the pictures inside (torchvision's layout)."""
+
+from pathlib import Path
+
+import torch
+
+from tima.data.image_set import DEFAULT_TEMPLATES, BadImage, ImageSet
+from tima.data.parquet import _lines
+from tima.errors import DataError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+def looks_like_image_folder(folder: Path, split: str | None) -> bool:
+    root = _root(folder, split)
+    return root is not None and any(p.is_dir() for p in root.iterdir())
+
+
+def _root(folder: Path, split: str | None) -> Path | None:
+    if split is not None:
+        return folder / split if (folder / split).is_dir() else None
+    return next((folder / s for s in ("test", "val", "validation", "train") if (folder / s).is_dir()), folder)
+
+
+def read_image_folder(folder: Path, split: str | None = None, name: str | None = None, image_size: int = 224) -> ImageSet:
+    """Read `folder/<split>/<class>/*.jpg` or `folder/<class>/*.jpg`.
+
+    Folder names become class names with `_` as a space. A `classnames.txt` beside the class folders replaces them,
+    line by line in the folders' sorted order. A file that is no picture is quarantined, not fatal.
+
+    Raises:
+        DataError: an empty class folder, a class name given twice, as many names as folders not given.
+    """
+    root = _root(folder, split)
+    if root is None:
+        raise DataError(f"{folder} has no split '{split}'.")
+    class_folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = _lines(root / "classnames.txt") or _lines(folder / "classnames.txt")
+    if names is not None and len(names) != len(class_folders):
+        raise DataError(f"{root}: classnames.txt has {len(names)} lines for {len(class_folders)} class folders.")
+    paths: list[Path] = []
+    labels: list[int] = []
+    quarantine: list[BadImage] = []
+    for label, class_folder in enumerate(class_folders):
+        before = len(paths)
+        for path in sorted(p for p in class_folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            if path.suffix.lower() not in SUFFIXES:
+                quarantine.append(BadImage(str(path), f"'{path.suffix}' is not a picture format that is read"))
+                continue
+            paths.append(path)
+            labels.append(label)
+        if len(paths) == before:
+            raise DataError(f"{class_folder}: this class has no pictures. Remove the folder or fill it.")
+    if not paths:
+        raise DataError(f"{root}: no class folders with pictures in them.")
+    return ImageSet(
+        name=name or folder.resolve().name,
+        class_names=names or [p.name.replace("_", " ") for p in class_folders],
+        label_B=torch.tensor(labels),
+        read=paths.__getitem__,
+        where=lambda index: str(paths[index]),
+        image_size=image_size,
+        templates=tuple(_lines(folder / "zeroshot_classification_templates.txt") or DEFAULT_TEMPLATES),
+        quarantine=quarantine,
+    )

@@ -1,0 +1,201 @@
+"""`ImageSet`: labelled pictures on disk, decoded on demand to the model's input grid.
+
+Shapes: `B` images, `C` channels or classes (see suffix), `H, W` pixels. Images are uint8 until the training or
+evaluation loop divides by 255, so that a batch costs a quarter of the memory on its way there.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tima.errors import DataError
+
+DEFAULT_TEMPLATES = ("a photo of a {c}.",)
+MAX_PIXELS = 64_000_000  # a picture larger than this is quarantined: decompression bombs end up here too
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """One picture that was left out: where it is and why."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loaders yield: uint8 images, labels, and the index of each image in its set."""
+
+    image_BCHW: Tensor
+    label_B: Tensor
+    index_B: Tensor
+    bad: tuple[BadImage, ...] = ()
+
+
+@dataclass
+class ImageSet(Dataset):  # type: ignore[type-arg]
+    """A labelled set of pictures.
+
+    Attributes:
+        name: what tables and results call it.
+        class_names: one readable name a class; index = label.
+        templates: prompts with `{c}` where the class name goes.
+        label_B: class index of every image.
+        read: `index -> bytes | path` of the encoded picture.
+        where: `index -> text` that names the picture in messages.
+        image_size: pictures come as `3 x image_size x image_size`.
+        caption_B: free text for each image, where the set has it.
+        quarantine: pictures found unreadable so far. Never silent: evaluation and training report it.
+    """
+
+    name: str
+    class_names: list[str]
+    label_B: Tensor
+    read: Callable[[int], bytes | Path]
+    where: Callable[[int], str]
+    image_size: int = 224
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    caption_B: list[str] | None = None
+    quarantine: list[BadImage] = field(default_factory=list)
+    decoded: dict[int, Tensor] | None = None  # filled by `preload`
+
+    def __post_init__(self) -> None:
+        check_class_names(self.class_names, self.name)
+        check_templates(self.templates, self.name)
+        if len(self.label_B) == 0:
+            raise DataError(f"Data set '{self.name}' holds no images.")
+        low, high = int(self.label_B.min()), int(self.label_B.max())
+        if low < 0 or high >= len(self.class_names):
+            wrong = int(((self.label_B < 0) | (self.label_B >= len(self.class_names))).nonzero()[0])
+            raise DataError(
+                f"{self.where(wrong)}: label {int(self.label_B[wrong])} is out of range, '{self.name}' has "
+                f"{len(self.class_names)} classes (0 to {len(self.class_names) - 1})."
+            )
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+    def __getitem__(self, index: int) -> tuple[Tensor | BadImage, int, int]:
+        """The picture as uint8 `3 x S x S` (or why it cannot be read), its label and its index."""
+        label = int(self.label_B[index])
+        if self.decoded is not None and index in self.decoded:
+            return self.decoded[index], label, index
+        try:
+            return decode(self.read(index), self.image_size), label, index
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            return BadImage(self.where(index), f"{type(error).__name__}: {error}"), label, index
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor | BadImage, int, int]]:
+        return [self[int(i)] for i in indices]
+
+    def preload(self, limit_bytes: int = 1 << 30) -> "ImageSet":
+        """Decode everything once and keep it, when it fits in `limit_bytes`; small sets train far faster so."""
+        if self.decoded is None and len(self) * 3 * self.image_size**2 <= limit_bytes:
+            items = (self[i] for i in range(len(self)))
+            self.decoded = {i: image for image, _, i in items if isinstance(image, Tensor)}
+        return self
+
+    def at_size(self, image_size: int) -> "ImageSet":
+        """The same set decoded to another input grid."""
+        return self._copy(image_size=image_size, decoded=None, quarantine=[])
+
+    def subset(self, indices: Sequence[int] | Tensor) -> "ImageSet":
+        """The images with these indices, in this order; class list unchanged."""
+        keep = [int(i) for i in indices]
+        read, where = self.read, self.where
+        return self._copy(
+            label_B=self.label_B[keep],
+            read=lambda i: read(keep[i]),
+            where=lambda i: where(keep[i]),
+            caption_B=[self.caption_B[i] for i in keep] if self.caption_B else None,
+            decoded={new: self.decoded[old] for new, old in enumerate(keep) if old in self.decoded} if self.decoded else None,
+            quarantine=[],
+        )
+
+    def keep_classes(self, classes: Sequence[int]) -> "ImageSet":
+        """Only these classes, renumbered in the order given."""
+        new_label = {old: new for new, old in enumerate(classes)}
+        kept = self.subset([i for i, label in enumerate(self.label_B.tolist()) if label in new_label])
+        label_B = torch.tensor([new_label[int(label)] for label in kept.label_B])
+        return kept._copy(class_names=[self.class_names[c] for c in classes], label_B=label_B)
+
+    def sample(self, n: int, seed: int) -> "ImageSet":
+        """`n` images drawn without replacement by `seed` (all of them when there are fewer), in index order."""
+        if n >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[:n].sort().values)
+
+    def _copy(self, **changes: Any) -> "ImageSet":
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return ImageSet(**{**values, **changes})
+
+    def collate(self, items: Sequence[tuple[Tensor | BadImage, int, int]]) -> Batch:
+        """Stack what could be read; list what could not."""
+        good = [(image, label, index) for image, label, index in items if isinstance(image, Tensor)]
+        bad = tuple(image for image, _, _ in items if isinstance(image, BadImage))
+        side = self.image_size
+        images = torch.stack([g[0] for g in good]) if good else torch.empty(0, 3, side, side, dtype=torch.uint8)
+        return Batch(images, torch.tensor([g[1] for g in good]), torch.tensor([g[2] for g in good]), bad)
+
+
+def decode(source: bytes | Path, image_size: int) -> Tensor:
+    """Encoded picture to uint8 `3 x S x S`: short side to S (bicubic, antialiased), centre crop; CLIP's preprocessing.
+
+    Transparency is laid on white. Raises OSError, ValueError or PIL's errors when the picture cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
+            image.draft("RGB", (image_size, image_size))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            rgb = image.convert("RGB")
+    width, height = rgb.size
+    if (width, height) != (image_size, image_size):
+        scale = image_size / min(width, height)
+        width, height = max(image_size, round(width * scale)), max(image_size, round(height * scale))
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - image_size) // 2, (height - image_size) // 2
+        rgb = rgb.crop((left, top, left + image_size, top + image_size))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def check_class_names(class_names: Sequence[str], where: str) -> None:
+    """Raise `DataError` for an empty list, an empty name or a name given twice (after trimming and lower-casing)."""
+    if not class_names:
+        raise DataError(f"{where}: the class list is empty. Give at least one class name.")
+    seen: dict[str, int] = {}
+    clashes: list[str] = []
+    for index, name in enumerate(class_names):
+        key = " ".join(str(name).lower().split())
+        if not key:
+            raise DataError(f"{where}: class {index} has an empty name.")
+        if key in seen:
+            clashes.append(f"'{name}' (classes {seen[key]} and {index})")
+        seen.setdefault(key, index)
+    if clashes:
+        raise DataError(
+            f"{where}: class names given twice: {', '.join(clashes)}. Two classes with one text cannot be told apart; "
+            "rename one of each."
+        )
+
+
+def check_templates(templates: Sequence[str], where: str) -> None:
+    """Raise `DataError` unless there is a template and each contains `{c}`."""
+    if not templates:
+        raise DataError(f"{where}: the template list is empty. 'a photo of a {{c}}.' is a good first one.")
+    for template in templates:
+        if "{c}" not in template:
+            raise DataError(f"{where}: template {template!r} has no '{{c}}' to put the class name in.")

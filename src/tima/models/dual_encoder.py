@@ -1,0 +1,122 @@
+"""`DualEncoder`: two towers behind one small interface.
+
+Shapes: `B` images, `C` texts, `D` embedding width, `L` tokens, `H, W` pixels.
+
+The contract that everything above relies on: pixels come in as float in [0, 1], the model's own mean and standard
+deviation are applied inside, embeddings are unit-norm unless asked otherwise, and logits are
+`logit_scale * image @ text.T + logit_bias` in fp32.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tima.errors import ModelError
+
+
+class DualEncoder(nn.Module):
+    """Base of the two-tower models. A back end fills in the three `_` methods and the attributes.
+
+    Attributes:
+        name: where the model came from, for tables and messages.
+        image_size: side of the input grid in pixels.
+        embed_dim: `D`.
+        backbone: the wrapped library model; holds every parameter.
+        text_projection_names: parameters (prefixes of names in `backbone`) of the text tower's last projection.
+    """
+
+    name: str
+    image_size: int
+    embed_dim: int
+    backbone: nn.Module
+    image_prefixes: tuple[str, ...]
+    text_prefixes: tuple[str, ...]
+    text_projection_prefixes: tuple[str, ...]
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean_C11", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std_C11", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
+
+    # what a back end provides ------------------------------------------------------------------------------------
+
+    def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
+        raise NotImplementedError("a back end provides this")
+
+    def _text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        raise NotImplementedError("a back end provides this")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Texts to the back end's token tensors (`input_ids_CL`, ...), no longer than the longest text needs."""
+        raise NotImplementedError("a back end provides this")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model in its library's own folder format (safetensors)."""
+        raise NotImplementedError("a back end provides this")
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """`s = exp(logit_scale)`, a scalar tensor."""
+        raise NotImplementedError("a back end provides this")
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """Additive bias of sigmoid models (SigLIP), else None."""
+        return None
+
+    # what everyone uses ------------------------------------------------------------------------------------------
+
+    def encode_image(self, image_BCHW: Tensor, *, normalize: bool = True) -> Tensor:
+        """Pixels in [0, 1] to embeddings `B x D`.
+
+        Raises:
+            ModelError: integer pixels, or a grid that is not the model's.
+        """
+        if not image_BCHW.is_floating_point():
+            raise ModelError("encode_image takes float pixels in [0, 1]; these are integers. Divide uint8 images by 255.")
+        if image_BCHW.ndim != 4 or image_BCHW.shape[-2:] != (self.image_size, self.image_size):
+            raise ModelError(
+                f"'{self.name}' takes images of shape B x 3 x {self.image_size} x {self.image_size}, "
+                f"not {' x '.join(map(str, image_BCHW.shape))}."
+            )
+        feature_BD = self._image_features((image_BCHW - self.mean_C11) / self.std_C11)
+        return F.normalize(feature_BD.float(), dim=-1) if normalize else feature_BD.float()
+
+    def encode_text(self, texts: Sequence[str] | Mapping[str, Tensor], *, normalize: bool = True) -> Tensor:
+        """Texts (or tokens from `tokenize`) to embeddings `C x D`."""
+        tokens = texts if isinstance(texts, Mapping) else self.tokenize(texts)
+        device = self.mean_C11.device
+        feature_CD = self._text_features({key: value.to(device) for key, value in tokens.items()})
+        return F.normalize(feature_CD.float(), dim=-1) if normalize else feature_CD.float()
+
+    def logits(self, image_BD: Tensor, text_CD: Tensor) -> Tensor:
+        """Unit-norm embeddings to logits `B x C`."""
+        logits_BC = self.logit_scale * image_BD @ text_CD.T
+        return logits_BC if self.logit_bias is None else logits_BC + self.logit_bias
+
+    def image_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the image tower with its projection, by name in `backbone`."""
+        return self._select(self.image_prefixes)
+
+    def text_parameters(self, which: str = "full") -> dict[str, nn.Parameter]:
+        """Parameters of the text tower: `full`, `projection` (the last linear map only) or `none`."""
+        if which not in ("full", "projection", "none"):
+            raise ModelError(f"The text tower can be trained 'full', 'projection' or 'none', not {which!r}.")
+        prefixes = {"full": self.text_prefixes, "projection": self.text_projection_prefixes, "none": ()}[which]
+        chosen = self._select(prefixes)
+        if which != "none" and not chosen:
+            raise ModelError(f"'{self.name}' has no parameters for text tower '{which}'.")
+        return chosen
+
+    def _select(self, prefixes: tuple[str, ...]) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.backbone.named_parameters() if any(name.startswith(x) for x in prefixes)}
+
+    def extra_state(self) -> dict[str, Any]:
+        """Facts for a result's record: class, sizes."""
+        return {"class": type(self.backbone).__name__, "image_size": self.image_size, "embed_dim": self.embed_dim}

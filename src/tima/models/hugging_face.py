@@ -1,0 +1,152 @@
+"""Hugging Face transformers back end: CLIPModel, SiglipModel, VisionTextDualEncoderModel."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tima.errors import ModelError
+from tima.models.dual_encoder import DualEncoder
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# model_type -> (class name, image prefixes, text prefixes, prefixes of the text projection)
+FAMILIES = {
+    "clip": ("CLIPModel", ("vision_model.", "visual_projection."), ("text_model.", "text_projection."), ("text_projection.",)),
+    "siglip": ("SiglipModel", ("vision_model.",), ("text_model.",), ("text_model.head.",)),
+    "vision-text-dual-encoder": (
+        "VisionTextDualEncoderModel",
+        ("vision_model.", "visual_projection."),
+        ("text_model.", "text_projection."),
+        ("text_projection.",),
+    ),
+}
+
+
+class HuggingFaceEncoder(DualEncoder):
+    """A transformers dual encoder. `backbone` is the library's own model, so `save_pretrained` is the library's too."""
+
+    def __init__(self, backbone: Any, tokenizer: Any, *, mean: Sequence[float], std: Sequence[float], name: str) -> None:
+        super().__init__(mean, std)
+        family = FAMILIES.get(backbone.config.model_type)
+        if family is None:
+            raise ModelError(
+                f"'{name}' is a '{backbone.config.model_type}' model; supported are {', '.join(FAMILIES)}. "
+                "Other two-tower models need a back end like tima/models/hugging_face.py."
+            )
+        self.backbone, self.tokenizer, self.name = backbone.float().eval(), tokenizer, name
+        _, self.image_prefixes, self.text_prefixes, self.text_projection_prefixes = family
+        self.image_size = int(backbone.config.vision_config.image_size)
+        self.embed_dim = _embed_dim(backbone)
+        self._sigmoid = backbone.config.model_type == "siglip"
+        context = getattr(backbone.config.text_config, "max_position_embeddings", 77)
+        self.context_length = min(int(context), 512)
+
+    def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
+        return _pooled(self.backbone.get_image_features(pixel_values=normalised_BCHW))
+
+    def _text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        return _pooled(self.backbone.get_text_features(**tokens))
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        # CLIP's text tower is causal and reads out at the end-of-text token: padding after the longest prompt changes
+        # no embedding, so it is cut. SigLIP reads the last position and was trained at full length: it keeps its padding.
+        padding = "max_length" if self._sigmoid else "longest"
+        encoded = self.tokenizer(
+            list(texts), padding=padding, truncation=True, max_length=self.context_length, return_tensors="pt"
+        )
+        keys = ("input_ids",) if self._sigmoid else ("input_ids", "attention_mask")
+        return {key: encoded[key] for key in keys if key in encoded}
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.backbone.logit_scale.exp().squeeze()
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        bias = getattr(self.backbone, "logit_bias", None)
+        return None if bias is None else bias.squeeze()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.backbone.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        write_preprocessor(folder, self.image_size, self.mean_C11.flatten().tolist(), self.std_C11.flatten().tolist())
+
+    def use_attention(self, implementation: str) -> None:
+        """`eager` or `sdpa`. In bf16 on CPU the fused kernel's backward is several times slower than plain attention."""
+        self.backbone.set_attn_implementation(implementation)
+
+
+def write_preprocessor(folder: Path, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """`preprocessor_config.json` as CLIPImageProcessor reads it: bicubic to the short side, centre crop, normalise."""
+    config = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image_size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [round(m, 8) for m in mean],
+        "image_std": [round(s, 8) for s in std],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFaceEncoder:
+    """Load from a hub name or a local folder. Weights are read as safetensors; no code from the checkpoint is run.
+
+    Raises:
+        ModelError: not found, not a supported family, or without a tokenizer.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{source}' cannot be opened as a Hugging Face model: {_first_line(error)}") from error
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(f"'{source}' is a '{config.model_type}' model; supported are {', '.join(FAMILIES)}.")
+    try:
+        # transformers hides why one of its models cannot be imported; the usual reason is a torchvision of another build
+        model_class = getattr(transformers, family[0])
+        backbone = model_class.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"'{source}' cannot be loaded: {_first_line(error)}") from error
+    mean, std = _mean_std(source)
+    return HuggingFaceEncoder(backbone, tokenizer, mean=mean, std=std, name=name or str(source))
+
+
+def _mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
+    """The model's own normalisation. A CLIP folder without a preprocessor file gets CLIP's, never ImageNet's."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except OSError:
+        return CLIP_MEAN, CLIP_STD
+    return values.get("image_mean", CLIP_MEAN), values.get("image_std", CLIP_STD)
+
+
+def _pooled(output: Any) -> Tensor:
+    """transformers 5 returns an output object whose `pooler_output` is the projected embedding, 4.x the tensor."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _embed_dim(backbone: Any) -> int:
+    if backbone.config.model_type == "siglip":
+        return int(backbone.config.vision_config.hidden_size)
+    return int(backbone.config.projection_dim)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

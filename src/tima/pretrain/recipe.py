@@ -1,0 +1,70 @@
+"""Every setting of a pre-training run. Stored with the run as `recipe.yaml`."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageSource(_Strict):
+    """A labelled or captioned set of pictures; a labelled one becomes pairs through the templates."""
+
+    data: str = Field(description="as for --data: a name or a folder, with ':train' for the split")
+    per_class: int | None = Field(None, description="at most this many pictures of each class, seeded")
+
+
+class Shape(_Strict):
+    """Size of the student. Hugging Face `CLIPConfig` terms."""
+
+    image_size: int = 48
+    patch_size: int = 8
+    vision_width: int = 192
+    vision_layers: int = 6
+    text_width: int = 192
+    text_layers: int = 4
+    vocab_size: int = 12000
+    context_length: int = 77
+
+
+class Stage(_Strict):
+    """One optimiser run: AdamW, linear warm-up, cosine to zero."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+
+
+class PretrainRecipe(_Strict):
+    """Settings of `tima pretrain`."""
+
+    teacher: str = Field(description="folder of a pre-trained dual encoder; both towers are distilled from it")
+    teacher_image_size: int | None = Field(None, description="pixels the teacher sees; None takes its own size")
+    images: list[ImageSource]
+    captions: list[str] = Field(default=[], description="parquet files with image and caption columns and no label")
+    nouns: str | None = Field(None, description="text file, one noun a line, most used first")
+    sentences: str | None = Field(None, description="text file, one sentence a line")
+    frequent_nouns: int = Field(4500, description="the first so many nouns are seen in several templates")
+    bank_nouns: int = Field(1000, description="the first so many nouns join the class names as distillation targets")
+    templates: list[str] = Field(
+        default=[
+            "a photo of a {c}.",
+            "{c}",
+            "a picture of a {c}.",
+            "a drawing of a {c}.",
+            "a blurry photo of a {c}.",
+            "a photo of the small {c}.",
+            "a close-up photo of a {c}.",
+        ]
+    )
+    shape: Shape = Shape()
+    text: Stage = Stage(steps=6000, batch_size=256, lr=1e-3)
+    image: Stage = Stage(steps=4000, batch_size=256, lr=1e-3)
+    w_contrastive: float = Field(1.0, description="symmetric contrastive loss on image-text pairs")
+    w_bank: float = Field(2.0, description="KL of teacher and student over the bank of nouns and class names")
+    w_feature: float = Field(2.0, description="1 - cosine of student and teacher image embeddings")
+    seed: int = 0
+    save_every: int = 200
+    val: list[str] = Field(default=[], description="sets scored (zero-shot) while training; never used to choose anything")
