@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tima.errors import TimaError
+
+# safetensors and torch.save report a full disk as errors of their own, not as OSError
+_DISK_TROUBLE = re.compile(r"os error \d+|No space left|File too large|PytorchStreamWriter failed|file write failed", re.I)
 
 
 @contextmanager
@@ -21,41 +25,64 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         TimaError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
-    part = Path(name)
+    part: Path | None = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+        part = Path(name)
         yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+        _flush(part)
         part.chmod(0o644)
         part.replace(target)
-    except OSError as error:
-        raise TimaError(f"Could not write {target}: {error.strerror or error}. What was there before is untouched.") from error
+    except Exception as error:
+        if reason := _disk_trouble(error, target):
+            raise TimaError(f"Could not write {target}: {reason}. What was there before is untouched.") from error
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(target: str | Path) -> Iterator[Path]:
-    """Like `atomic_path` for a folder: it appears under its name complete or not at all."""
+    """Like `atomic_path` for a folder: it appears under its name complete or not at all.
+
+    A folder that is there is moved aside for the moment of the exchange. Should the process be killed in just that
+    moment, `restore_folder` puts it back; readers that resume call it first.
+    """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    part.chmod(0o755)
+    part: Path | None = None
     try:
+        restore_folder(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        part.chmod(0o755)
         yield part
-        old = target.with_name(f".{target.name}.old")
+        for file in part.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        old = _old(target)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             target.replace(old)
         part.replace(target)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise TimaError(f"Could not write {target}: {error.strerror or error}. What was there before is untouched.") from error
+    except Exception as error:
+        if reason := _disk_trouble(error, target):
+            raise TimaError(f"Could not write {target}: {reason}. What was there before is untouched.") from error
+        raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        restore_folder(target)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def restore_folder(target: str | Path) -> None:
+    """Put back what `atomic_folder` had moved aside when it was killed between its two renames; else do nothing."""
+    target = Path(target)
+    if not target.exists() and _old(target).is_dir():
+        _old(target).replace(target)
 
 
 def write_text(target: str | Path, text: str) -> None:
@@ -73,3 +100,25 @@ def sha256_file(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _flush(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_trouble(error: Exception, target: Path) -> str | None:
+    """What went wrong with the disk, or None for an error of another kind."""
+    if isinstance(error, OSError):
+        elsewhere = error.filename is not None and Path(str(error.filename)).parent != target.parent
+        return f"{error.strerror or error}" + (f" ({error.filename})" if elsewhere else "")
+    if not isinstance(error, TimaError) and _DISK_TROUBLE.search(str(error)):
+        return str(error).strip().splitlines()[0]
+    return None

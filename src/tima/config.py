@@ -102,10 +102,12 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def _read_scalar(text: str) -> Any:
-    try:
-        return float(text)  # YAML 1.1 reads 1e-4 as text
-    except ValueError:
-        return yaml.safe_load(text)
+    for number in (int, float):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return yaml.safe_load(text)
 
 
 def validate(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:

@@ -1,6 +1,6 @@
 """Perturbation sizes. eps is always in [0, 1] pixel units inside the library; people write `4/255`."""
 
-from fractions import Fraction
+import math
 
 from tima.errors import EpsError
 
@@ -20,18 +20,20 @@ def parse_eps(value: Number) -> float:
         EpsError: not a number, negative, or so large that 255ths were probably meant.
     """
     text = str(value).strip()
+    above, slash, below = text.partition("/")
     try:
-        eps = float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)
+        eps = float(above) / float(below) if slash else float(text)
     except (ValueError, ZeroDivisionError):
         raise EpsError(f"eps {text!r} is not a number. Write it as '4/255' or '0.0157'.") from None
-    if not eps >= 0:  # also catches NaN
-        raise EpsError(f"eps {text} is negative or not a number; it is a distance in pixel units of [0, 1].")
+    if not eps >= 0 or math.isinf(eps):  # the first also catches NaN
+        raise EpsError(f"eps {text} is negative, infinite or not a number; it is a distance in pixel units of [0, 1].")
     if eps >= 1:
+        advice = "" if slash else f" If you meant {text} of 255 grey levels, write '{text}/255'."
         raise EpsError(
             f"eps {text} is not below 1, and eps is measured in pixel units of [0, 1], where 1 is the whole range from "
-            f"black to white. If you meant {text} of 255 grey levels, write '{text}/255'."
+            f"black to white.{advice}"
         )
-    return eps
+    return eps + 0.0  # -0.0 becomes 0.0
 
 
 def parse_eps_list(value: Number | list[Number]) -> list[float]:
@@ -43,9 +45,9 @@ def parse_eps_list(value: Number | list[Number]) -> list[float]:
 
 
 def format_eps(eps: float) -> str:
-    """`0.01568...` as `4/255`; anything that is not a simple 255th as a short decimal."""
+    """`0.01568...` as `4/255`; anything that is not a simple 255th as a short decimal. `parse_eps` reads either."""
     levels = eps * 255
     for digits in (0, 1, 2):
-        if abs(levels - round(levels, digits)) < 1e-6:
+        if abs(levels - round(levels, digits)) <= 1e-6 * abs(levels):  # as far as float32 is off
             return f"{round(levels, digits):g}/255"
-    return f"{eps:.4g}"
+    return f"{eps:.6g}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 SKIPPED_FOLDERS = re.compile(
     r"^(shapes|special|logos)/|/flags/|^computer/(icons|buttons|diagrams|connectors)/|/cards/|map_symbols|/led/|"
-    r"^unsorted/duplicates|roadsigns|callouts|/semaphore|/bb_"
+    r"^unsorted/duplicates|roadsigns|aiga-symbols|callouts|/semaphore|/bb_"
 )
 SKIPPED_SUBGROUPS = {
     "arrow", "alphanum", "geometric", "keycap", "av-symbol", "math", "punctuation", "currency", "gender", "zodiac",
@@ -37,12 +37,13 @@ SUBGROUP_CLASSES = {
 EMOJI_CLASSES = {"angry face": "angry face", "enraged face": "angry face", "face with steam from nose": "angry face",
                  "face with symbols on mouth": "angry face", "writing hand": "hand"}  # fmt: skip
 MAX_BYTES = 1_500_000
-NOISE_WORDS = set(
-    "a an the and or of in on by with for from di de la le il da del to svg png clipart cliparts clip art openclipart "
-    "unsorted various hash icon icons symbol symbols sign signs aiga buculei nicu francesco rollandin architetto "
-    "sibmission iconset svgz etiquette tasto simple shape shapes image picture collection drawn bw colour color "
-    "webpage openoffice public domain lumen mateya jr appicon tools elements examples example rpg new v".split()
-)
+NOISE = """
+a an the and or of in on by with for from di de la le il da del to svg png clipart cliparts clip art openclipart
+unsorted various hash icon icons symbol symbols sign signs aiga buculei nicu francesco rollandin architetto sibmission
+iconset svgz etiquette tasto simple shape shapes image picture collection drawn bw colour color webpage openoffice
+public domain lumen mateya jr appicon tools elements examples example rpg new v menu
+"""
+NOISE_WORDS = set(NOISE.split())
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,12 @@ def read_icons(package: Path) -> Iterator[tuple[str, str]]:
         width = icon.get("width", data.get("width", 16))
         height = icon.get("height", data.get("height", 16))
         left, top = icon.get("left", 0), icon.get("top", 0)
-        yield name, (
-            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="black" '
-            f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+        yield (
+            name,
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="black" '
+                f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+            ),
         )
 
 
@@ -139,8 +143,8 @@ def clipart_text(svg: str, stem: str) -> tuple[str, tuple[str, ...]]:
     work = re.sub(r"<(?:dc:)?(publisher|creator|rights|contributor)\b.*?</(?:dc:)?\1>", "", work, flags=re.DOTALL)
     named = re.search(r"<(?:dc:)?title>(.*?)</", work, re.DOTALL)
     title = clean(named.group(1)) if named else ""
-    if not title:
-        title = clean(re.sub(r"_+[a-z]*_*\d*$", "", stem))
+    if set(title.split()) <= NOISE_WORDS:
+        title = " ".join(word for word in clean(stem).split() if word not in NOISE_WORDS)
     keywords = (clean(word) for word in re.findall(r"<rdf:li>(.*?)</rdf:li>", work, re.DOTALL))
     kept = dict.fromkeys(word for word in keywords if word and word not in NOISE_WORDS and not word.startswith("by "))
     return title, tuple(kept)

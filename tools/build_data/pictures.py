@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from common import Example, encode, on_white, seeded_key, write_names, write_split
-from PIL import Image
-from picture_classes import CLASSES
+from picture_rules import caption_of, classify, read_rules
 from picture_sources import (
-    NOISE_WORDS,
     Picture,
     read_clipart,
     read_emoji,
@@ -23,86 +18,31 @@ from picture_sources import (
     read_emojibase,
     read_silhouettes,
 )
+from PIL import Image
 from resvg_py import svg_to_bytes
 
 SIZE = 64
-MIN_A_CLASS = 10
+MIN_A_CLASS = 9
 MAX_A_CLASS = 60
 MAX_SILHOUETTES = 6
-FOLDER_WORDS = {"computer", "building", "map", "road", "bird", "plant", "home", "office", "button", "telephone"}
 SAME_PICTURE = 3.0
 EMOJI_IMAGES = ("fluent", "noto", "twemoji")
 EMOJI_ICONS = ("fluent-emoji-flat", "noto-v1", "fxemoji", "emojione")
-SILHOUETTE_TAIL = re.compile(r"( (head|face|slice|symbol|side|portrait))?$")
-TEMPLATES = ("a picture of a {c}.", "a drawing of a {c}.", "clip art of a {c}.", "an icon of a {c}.", "a photo of a {c}.")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One class: its name, the pattern of its synonyms and the pattern that keeps a picture out."""
-
-    name: str
-    wanted: re.Pattern[str] | None
-    unwanted: re.Pattern[str] | None
-
-
-def read_rules(text: str) -> list[Rule]:
-    """Read the curated list of classes."""
-    rules = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        name, mark, rest = re.match(r"([^:=]+)([:=]?)(.*)", line).groups()
-        items = [item.strip() for item in rest.split(",") if item.strip()]
-        wanted = [item for item in items if not item.startswith("-")] + ([] if mark == "=" else [name])
-        rules.append(Rule(name.strip(), _words(wanted), _words([item[1:] for item in items if item.startswith("-")])))
-    return rules
-
-
-def _words(items: list[str]) -> re.Pattern[str] | None:
-    if not items:
-        return None
-    ordered = sorted(items, key=lambda item: (-len(item), item))
-    return re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, ordered)) + r")(?:s|es)?(?![\w-])")
-
-
-def classify(picture: Picture, rules: Iterable[Rule]) -> str | None:
-    """Give the class named by the longest synonym in the title (the last one if equal), else by the keywords."""
-    if picture.given_class:
-        return picture.given_class
-    best: tuple[int, int, str] | None = None
-    said = picture.title
-    if picture.source == "openclipart":
-        said = " ".join([said, *picture.keywords])
-    rules = [rule for rule in rules if rule.wanted and not (rule.unwanted and rule.unwanted.search(said))]
-    for rule in rules:
-        for match in rule.wanted.finditer(picture.title):
-            if picture.source == "game-icons" and not SILHOUETTE_TAIL.fullmatch(picture.title, match.end()):
-                continue
-            found = (len(match.group(0)), match.start(), rule.name)
-            best = max(best, found) if best else found
-    if best or picture.source != "openclipart":
-        return best[2] if best else None
-    names = set()
-    for rule in rules:
-        names |= {rule.name for word in picture.keywords if word not in FOLDER_WORDS and rule.wanted.fullmatch(word)}
-    return names.pop() if len(names) == 1 else None
-
-
-def caption_of(picture: Picture, label: str | None) -> str:
-    """Write the caption: the title, with the class and up to two keywords where the title alone says little."""
-    if picture.source != "openclipart":
-        return picture.title
-    said = picture.title
-    extra = [label] if label and not set(label.split()) & set(said.split()) else []
-    for word in picture.keywords:
-        if len(extra) < 2 and len(word) > 2 and word not in NOISE_WORDS and word not in said and word not in extra:
-            extra.append(word)
-    return ", ".join([part for part in [said, *extra] if part])
+TEMPLATES = (
+    "a picture of a {c}.",
+    "a drawing of a {c}.",
+    "clip art of a {c}.",
+    "an icon of a {c}.",
+    "a photo of a {c}.",
+)
 
 
 def load(picture: Picture) -> Image.Image | None:
     """Open a picture as a 64-pixel square on white; None where it is broken or empty."""
     try:
-        source = io.BytesIO(svg_to_bytes(picture.svg, width=128, skip_system_fonts=True)) if picture.svg else picture.path
+        source = (
+            io.BytesIO(svg_to_bytes(picture.svg, width=128, skip_system_fonts=True)) if picture.svg else picture.path
+        )
         with Image.open(source) as image:
             return on_white(image if image.mode == "RGB" else image.convert("RGBA"), SIZE, margin=2)
     except (OSError, ValueError, Image.DecompressionBombError):
@@ -157,8 +97,9 @@ def main() -> None:
         pictures += read_emoji_icons(args.icons / name / "package", emoji, name)
     pictures += read_clipart(args.clipart_png, args.clipart_svg)
     pictures += read_silhouettes(args.icons / "game-icons" / "package")
-    rules = read_rules(CLASSES)
+    rules = read_rules(Path(__file__).with_name("picture_classes.txt").read_text(encoding="utf-8"))
     found = {picture.key: classify(picture, rules) for picture in pictures}
+    pictures = [picture for picture in pictures if found[picture.key] or picture.source != "game-icons"]
     images = {picture.key: image for picture in pictures if (image := load(picture)) is not None}
     kept = set(without_copies(images))
     members: dict[str, list[Picture]] = defaultdict(list)
@@ -169,8 +110,8 @@ def main() -> None:
             continue
         if picture.key in kept and name and len(members[name]) < MAX_A_CLASS:
             members[name].append(picture)
-    small = {name: len(rows) for name, rows in members.items() if len(rows) < MIN_A_CLASS}
-    classes = sorted(name for name in members if name not in small)
+    left_out = {name: len(rows) for name, rows in members.items() if len(rows) < MIN_A_CLASS or name[0] == "!"}
+    classes = sorted(name for name in members if name not in left_out)
     parts: dict[str, list[Example]] = {"train": [], "val": []}
     for label, name in enumerate(classes):
         for part, rows in zip(parts, split(members[name]), strict=True):
@@ -178,12 +119,12 @@ def main() -> None:
     for part, rows in parts.items():
         rows.sort(key=lambda row: seeded_key("shuffle", row.path))
         write_split(args.out / f"{part}.parquet", rows, classes)
-    rest = [row for row in pictures if row.key in kept and (found[row.key] is None or found[row.key] in small)]
+    rest = [row for row in pictures if row.key in kept and (found[row.key] is None or found[row.key] in left_out)]
     rest = [row for row in rest if row.title and row.source != "game-icons"]
     write_split(args.out / "captions.parquet", [_example(row, images[row.key], None, None) for row in rest], None)
     write_names(args.out, classes, TEMPLATES)
     print({part: len(rows) for part, rows in parts.items()}, "captions", len(rest), "classes", len(classes))
-    print("too small:", small)
+    print("left out:", left_out)
     print(Counter(row.source for name in classes for row in members[name]))
 
 

@@ -4,23 +4,19 @@ Shapes: `B` images, `C` channels or classes (see suffix), `H, W` pixels. Images 
 evaluation loop divides by 255, so that a batch costs a quarter of the memory on its way there.
 """
 
-import io
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tima.data.decode import decode
 from tima.errors import DataError
 
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
-MAX_PIXELS = 64_000_000  # a picture larger than this is quarantined: decompression bombs end up here too
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,8 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
         where: `index -> text` that names the picture in messages.
         image_size: pictures come as `3 x image_size x image_size`.
         caption_B: free text for each image, where the set has it.
-        quarantine: pictures found unreadable so far. Never silent: evaluation and training report it.
+        quarantine: files left out when the set was opened; subsets carry it along. Pictures found unreadable later come
+            as `BadImage` in a `Batch`. Never silent: evaluation and training report both.
     """
 
     name: str
@@ -91,7 +88,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
             return self.decoded[index], label, index
         try:
             return decode(self.read(index), self.image_size), label, index
-        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a damaged file makes PIL's readers raise nearly anything; none of it ends a run
             return BadImage(self.where(index), f"{type(error).__name__}: {error}"), label, index
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor | BadImage, int, int]]:
@@ -106,19 +103,17 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
 
     def at_size(self, image_size: int) -> "ImageSet":
         """The same set decoded to another input grid."""
-        return self._copy(image_size=image_size, decoded=None, quarantine=[])
+        return self._copy(image_size=image_size, decoded=None)
 
     def subset(self, indices: Sequence[int] | Tensor) -> "ImageSet":
         """The images with these indices, in this order; class list unchanged."""
         keep = [int(i) for i in indices]
-        read, where = self.read, self.where
         return self._copy(
             label_B=self.label_B[keep],
-            read=lambda i: read(keep[i]),
-            where=lambda i: where(keep[i]),
+            read=Reindexed(self.read, keep),
+            where=Reindexed(self.where, keep),
             caption_B=[self.caption_B[i] for i in keep] if self.caption_B else None,
             decoded={new: self.decoded[old] for new, old in enumerate(keep) if old in self.decoded} if self.decoded else None,
-            quarantine=[],
         )
 
     def keep_classes(self, classes: Sequence[int]) -> "ImageSet":
@@ -130,6 +125,8 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
 
     def sample(self, n: int, seed: int) -> "ImageSet":
         """`n` images drawn without replacement by `seed` (all of them when there are fewer), in index order."""
+        if n < 1:
+            raise DataError(f"'{self.name}': a sample of {n} images is no sample. Ask for at least one.")
         if n >= len(self):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -137,7 +134,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
 
     def _copy(self, **changes: Any) -> "ImageSet":
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return ImageSet(**{**values, **changes})
+        return ImageSet(**{**values, "quarantine": list(self.quarantine), **changes})
 
     def collate(self, items: Sequence[tuple[Tensor | BadImage, int, int]]) -> Batch:
         """Stack what could be read; list what could not."""
@@ -148,32 +145,21 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
         return Batch(images, torch.tensor([g[1] for g in good]), torch.tensor([g[2] for g in good]), bad)
 
 
-def decode(source: bytes | Path, image_size: int) -> Tensor:
-    """Encoded picture to uint8 `3 x S x S`: short side to S (bicubic, antialiased), centre crop; CLIP's preprocessing.
+@dataclass(frozen=True)
+class Reindexed:
+    """`inner(keep[i])`: a class and not a lambda, so that loaders can send a set to their worker processes."""
 
-    Transparency is laid on white. Raises OSError, ValueError or PIL's errors when the picture cannot be read.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
-            image.draft("RGB", (image_size, image_size))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            rgb = image.convert("RGB")
-    width, height = rgb.size
-    if (width, height) != (image_size, image_size):
-        scale = image_size / min(width, height)
-        width, height = max(image_size, round(width * scale)), max(image_size, round(height * scale))
-        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - image_size) // 2, (height - image_size) // 2
-        rgb = rgb.crop((left, top, left + image_size, top + image_size))
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    inner: Callable[[int], Any]
+    keep: list[int]
+
+    def __call__(self, index: int) -> Any:
+        return self.inner(self.keep[index])
 
 
 def check_class_names(class_names: Sequence[str], where: str) -> None:
     """Raise `DataError` for an empty list, an empty name or a name given twice (after trimming and lower-casing)."""
+    if isinstance(class_names, str):  # a string is a sequence too: it would become one class a character
+        raise DataError(f"{where}: class names must be a list, not one string. Write [{class_names!r}].")
     if not class_names:
         raise DataError(f"{where}: the class list is empty. Give at least one class name.")
     seen: dict[str, int] = {}
@@ -194,6 +180,8 @@ def check_class_names(class_names: Sequence[str], where: str) -> None:
 
 def check_templates(templates: Sequence[str], where: str) -> None:
     """Raise `DataError` unless there is a template and each contains `{c}`."""
+    if isinstance(templates, str):
+        raise DataError(f"{where}: templates must be a list, not one string. Write [{templates!r}].")
     if not templates:
         raise DataError(f"{where}: the template list is empty. 'a photo of a {{c}}.' is a good first one.")
     for template in templates:

@@ -5,6 +5,10 @@ Layout: https://huggingface.co/docs/datasets/image_dataset. `classnames.txt` and
 """
 
 import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from tima.data.image_set import DEFAULT_TEMPLATES, ImageSet
+from tima.data.text_files import read_class_names, read_templates
 from tima.errors import DataError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class")
@@ -27,43 +32,65 @@ def read_parquet(folder: Path, split: str | None = None, name: str | None = None
         split: which split; without it the only one there, or test, val, validation, train in that order.
 
     Raises:
-        DataError: no such split, no image or label column, no class names, a label out of range.
+        DataError: no such split, an unreadable file, no image or label column, no class names, a label missing or out of range.
     """
     files, split = find_files(folder, split)
+    tables = [_read(file) for file in files]
+    rows = Rows(files, list(accumulate(len(table) for table in tables)))
     try:
-        table = pa.concat_tables([pq.read_table(file) for file in files], promote_options="default")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{files[0]}: not a readable parquet file ({error}).") from error
+        table = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise DataError(f"{files[0]} and the files beside it have different columns ({error}).") from error
     root = folder if folder.is_dir() else folder.parent
     where = f"{root} ({split})"
     image_column = _pick(table, IMAGE_COLUMNS, "image", where)
     label_column = _pick(table, LABEL_COLUMNS, "label", where)
-    label_values = table.column(label_column).to_pylist()
-    if None in label_values:
-        raise DataError(f"{where}, row {label_values.index(None)}: the label is missing.")
-    images = table.column(image_column)
-    class_names = _lines(root / "classnames.txt") or _names_in_metadata(table, label_column)
+    labels = _labels(table.column(label_column).to_pylist(), rows)
+    names_in_file = _names_in_metadata(table, label_column)
+    class_names = read_class_names(root / "classnames.txt") or names_in_file
     if class_names is None:
         raise DataError(f"{where}: no class names. Put a classnames.txt (one name a line) into {root}.")
-    captions = table.column("caption").to_pylist() if "caption" in table.column_names else None
-
-    def read(index: int) -> bytes:
-        cell = images[index].as_py()
-        data = cell["bytes"] if isinstance(cell, dict) else cell
-        if data is None:
-            raise ValueError("the row holds no image bytes")
-        return bytes(data)
-
+    if names_in_file and len(names_in_file) != len(class_names):
+        raise DataError(
+            f"{root / 'classnames.txt'} has {len(class_names)} names, the parquet file's own list {len(names_in_file)}. "
+            "They must name the same classes in the same order."
+        )
     return ImageSet(
         name=name or root.name,
         class_names=class_names,
-        label_B=torch.tensor(label_values, dtype=torch.long),
-        read=read,
-        where=lambda index: f"{where}, row {index}",
+        label_B=torch.tensor(labels, dtype=torch.long),
+        read=Cells(table.column(image_column)),
+        where=rows,
         image_size=image_size,
-        templates=tuple(_lines(root / "zeroshot_classification_templates.txt") or DEFAULT_TEMPLATES),
-        caption_B=captions,
+        templates=read_templates(root) or DEFAULT_TEMPLATES,
+        caption_B=table.column("caption").to_pylist() if "caption" in table.column_names else None,
     )
+
+
+@dataclass(frozen=True)
+class Cells:
+    """`index -> encoded picture`."""
+
+    column: pa.ChunkedArray
+
+    def __call__(self, index: int) -> bytes:
+        cell = self.column[index].as_py()
+        data = cell["bytes"] if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes) or not data:
+            raise ValueError("the row holds no image bytes")
+        return data
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`index -> "file, row"`, for messages; rows count from 0 in each file."""
+
+    files: list[Path]
+    ends: list[int]
+
+    def __call__(self, index: int) -> str:
+        file = bisect_right(self.ends, index)
+        return f"{self.files[file]}, row {index - (self.ends[file - 1] if file else 0)}"
 
 
 def find_files(folder: Path, split: str | None) -> tuple[list[Path], str]:
@@ -82,6 +109,22 @@ def find_files(folder: Path, split: str | None) -> tuple[list[Path], str]:
     return found[split], split
 
 
+def _read(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, partitioning=None)  # folders named like key=value are part of the path, not columns
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a readable parquet file ({error}).") from error
+
+
+def _labels(values: Sequence[Any], rows: Rows) -> list[int]:
+    for index, value in enumerate(values):
+        if value is None:
+            raise DataError(f"{rows(index)}: the label is missing.")
+        if not isinstance(value, int):
+            raise DataError(f"{rows(index)}: the label is {value!r}; labels must be class numbers, counted from 0.")
+    return list(values)
+
+
 def _pick(table: pa.Table, candidates: tuple[str, ...], kind: str, where: str) -> str:
     for column in candidates:
         if column in table.column_names:
@@ -90,12 +133,9 @@ def _pick(table: pa.Table, candidates: tuple[str, ...], kind: str, where: str) -
 
 
 def _names_in_metadata(table: pa.Table, label_column: str) -> list[str] | None:
-    raw = (table.schema.metadata or {}).get(b"huggingface")
-    feature: Any = json.loads(raw)["info"]["features"].get(label_column, {}) if raw else {}
-    return feature.get("names")
-
-
-def _lines(path: Path) -> list[str] | None:
-    if not path.is_file():
+    """The ClassLabel's names in the `datasets` library's schema metadata, None where there are none."""
+    try:
+        info: Any = json.loads((table.schema.metadata or {}).get(b"huggingface") or b"{}")
+        return list(info["info"]["features"][label_column]["names"])
+    except (ValueError, KeyError, TypeError):
         return None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -59,11 +59,13 @@ def find_data(name: str, split: str | None = None, image_size: int = 224) -> Ima
 
     if split is None and ":" in name and not Path(name).exists():
         name, split = name.rsplit(":", 1)
-    roots = [Path(root) for root in os.environ.get("TIMA_DATA", "").split(os.pathsep) if root]
+    roots = [Path(root).expanduser() for root in os.environ.get("TIMA_DATA", "").split(os.pathsep) if root]
     places = [Path(name).expanduser(), *(root / name for root in roots)]
     if name in EMBEDDED:
         places.insert(0, embedded_folder() / name)
+    looked = []
     for place in places:
+        why = ""
         if place.is_file() and place.suffix == ".parquet":
             return read_parquet(place, None, None, image_size)
         if place.is_dir() and (any(place.glob("*.parquet")) or any(place.glob("data/*.parquet"))):
@@ -71,12 +73,13 @@ def find_data(name: str, split: str | None = None, image_size: int = 224) -> Ima
         if place.is_dir() and looks_like_image_folder(place, split):
             return read_image_folder(place, split, None, image_size)
         if place.is_dir():
-            raise DataError(
-                f"{place} is there but holds neither parquet files nor one folder of pictures for each class"
-                + (f" under '{split}'." if split else ".")
-            )
-    looked = "\n  ".join(str(place.absolute()) for place in places)
+            under = f" under '{split}'" if split else ""
+            why = f" (is there, but holds neither parquet files nor one folder of pictures for each class{under})"
+        elif place.is_file():
+            why = " (is a file, but no .parquet)"
+        looked.append(f"{place.absolute()}{why}")
+    listed = "\n  ".join(looked)
     raise DataError(
-        f"Data set '{name}' was not found. Looked at:\n  {looked}\nEmbedded sets: {', '.join(EMBEDDED)}. "
+        f"Data set '{name}' was not found. Looked at:\n  {listed}\nEmbedded sets: {', '.join(EMBEDDED)}. "
         "Give a folder, or put its parent into the environment variable TIMA_DATA."
     )

@@ -26,7 +26,9 @@ class DualEncoder(nn.Module):
         image_size: side of the input grid in pixels.
         embed_dim: `D`.
         backbone: the wrapped library model; holds every parameter.
-        text_projection_names: parameters (prefixes of names in `backbone`) of the text tower's last projection.
+        image_prefixes: what names of parameters in `backbone` begin with that belong to the image tower and its projection.
+        text_prefixes: the same for the text tower and its projection.
+        text_projection_prefixes: the same for the text tower's last projection alone.
     """
 
     name: str
@@ -76,29 +78,40 @@ class DualEncoder(nn.Module):
         """Pixels in [0, 1] to embeddings `B x D`.
 
         Raises:
-            ModelError: integer pixels, or a grid that is not the model's.
+            ModelError: integer pixels, another number of channels, or a grid that is not the model's.
         """
         if not image_BCHW.is_floating_point():
             raise ModelError("encode_image takes float pixels in [0, 1]; these are integers. Divide uint8 images by 255.")
-        if image_BCHW.ndim != 4 or image_BCHW.shape[-2:] != (self.image_size, self.image_size):
+        wanted = (len(self.mean_C11), self.image_size, self.image_size)
+        if image_BCHW.ndim != 4 or image_BCHW.shape[1:] != wanted:  # one channel would broadcast to three unnoticed
             raise ModelError(
-                f"'{self.name}' takes images of shape B x 3 x {self.image_size} x {self.image_size}, "
+                f"'{self.name}' takes images of shape B x {' x '.join(map(str, wanted))}, "
                 f"not {' x '.join(map(str, image_BCHW.shape))}."
             )
-        feature_BD = self._image_features((image_BCHW - self.mean_C11) / self.std_C11)
+        pixel_BCHW = image_BCHW.to(self.mean_C11.dtype)  # float64 from numpy, float16 from a gallery
+        feature_BD = self._image_features((pixel_BCHW - self.mean_C11) / self.std_C11)
         return F.normalize(feature_BD.float(), dim=-1) if normalize else feature_BD.float()
 
     def encode_text(self, texts: Sequence[str] | Mapping[str, Tensor], *, normalize: bool = True) -> Tensor:
-        """Texts (or tokens from `tokenize`) to embeddings `C x D`."""
+        """Texts (or tokens from `tokenize`) to embeddings `C x D`.
+
+        Raises:
+            ModelError: no text at all, or one string where a list of them is meant.
+        """
+        if isinstance(texts, str):  # a string is a sequence too: it would become one text a character
+            raise ModelError(f"encode_text takes a list of texts, not one string. Write [{texts!r}].")
+        if len(texts) == 0:
+            raise ModelError("encode_text got no texts.")
         tokens = texts if isinstance(texts, Mapping) else self.tokenize(texts)
         device = self.mean_C11.device
         feature_CD = self._text_features({key: value.to(device) for key, value in tokens.items()})
         return F.normalize(feature_CD.float(), dim=-1) if normalize else feature_CD.float()
 
     def logits(self, image_BD: Tensor, text_CD: Tensor) -> Tensor:
-        """Unit-norm embeddings to logits `B x C`."""
-        logits_BC = self.logit_scale * image_BD @ text_CD.T
-        return logits_BC if self.logit_bias is None else logits_BC + self.logit_bias
+        """Unit-norm embeddings to logits `B x C`, in fp32 also under autocast: at a scale of 100 bf16 is half a logit off."""
+        with torch.autocast(image_BD.device.type, enabled=False):
+            logits_BC = self.logit_scale.float() * (image_BD.float() @ text_CD.float().T)
+            return logits_BC if self.logit_bias is None else logits_BC + self.logit_bias.float()
 
     def image_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the image tower with its projection, by name in `backbone`."""

@@ -11,6 +11,10 @@ from torch import Tensor
 from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
 
+TORCHVISION_HINT = (
+    "the torchvision that is installed was built for another torch; install the matching one, or uninstall it: "
+    "tima does not need it for Hugging Face models"
+)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # model_type -> (class name, image prefixes, text prefixes, prefixes of the text projection)
@@ -42,8 +46,9 @@ class HuggingFaceEncoder(DualEncoder):
         self.image_size = int(backbone.config.vision_config.image_size)
         self.embed_dim = _embed_dim(backbone)
         self._sigmoid = backbone.config.model_type == "siglip"
-        context = getattr(backbone.config.text_config, "max_position_embeddings", 77)
-        self.context_length = min(int(context), 512)
+        # a tokenizer may know a shorter limit than the tower (sentence encoders), or none at all (1e30)
+        limits = (getattr(backbone.config.text_config, "max_position_embeddings", 77), tokenizer.model_max_length, 512)
+        self.context_length = int(min(limits))
 
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
         return _pooled(self.backbone.get_image_features(pixel_values=normalised_BCHW))
@@ -104,10 +109,12 @@ def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFac
     """Load from a hub name or a local folder. Weights are read as safetensors; no code from the checkpoint is run.
 
     Raises:
-        ModelError: not found, not a supported family, or without a tokenizer.
+        ModelError: not found, not a supported family, damaged or incomplete weights, or without a tokenizer.
     """
     import transformers
+    from safetensors import SafetensorError
 
+    _refuse_pickles(Path(source))
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -118,12 +125,66 @@ def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFac
     try:
         # transformers hides why one of its models cannot be imported; the usual reason is a torchvision of another build
         model_class = getattr(transformers, family[0])
-        backbone = model_class.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        backbone, report = model_class.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ModelError(f"{_damaged_file(Path(source))}: damaged weights ({_first_line(error)}). Copy them again.") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"'{source}' cannot be loaded: {_first_line(error)}") from error
+        hint = f" ({TORCHVISION_HINT})" if "torchvision" in f"{error!r} {error.__cause__!r}" else ""
+        raise ModelError(f"'{source}' cannot be loaded: {_first_line(error)}{hint}") from error
+    if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers and only warns
+        raise ModelError(
+            f"'{source}': the weights file lacks {len(missing)} of the model's parameters, first {missing[0]}. "
+            f"It belongs to another model than the config.json beside it."
+        )
     mean, std = _mean_std(source)
-    return HuggingFaceEncoder(backbone, tokenizer, mean=mean, std=std, name=name or str(source))
+    encoder = HuggingFaceEncoder(backbone, _load_tokenizer(source, config), mean=mean, std=std, name=name or str(source))
+    encoder.requires_grad_(False)
+    return encoder
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """A pickle can run code when it is opened, so weights are read as safetensors only."""
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))
+        if pickles:
+            raise ModelError(
+                f"{folder} holds weights only as {pickles[0]}, a format that can run code when it is opened. "
+                "Convert it to model.safetensors (safetensors.torch.save_file) where you trust it."
+            )
+        raise ModelError(f"{folder} holds a config.json but no weights: model.safetensors is missing.")
+
+
+def _damaged_file(source: Path) -> Path:
+    """The weights file that cannot be read, where it is a local one."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(source.glob("*.safetensors")) if source.is_dir() else ():
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return file
+    return source
+
+
+def _load_tokenizer(source: str | Path, config: Any) -> Any:
+    """The model's tokenizer. Without its files transformers makes an empty one up, and every text comes out the same."""
+    import transformers
+
+    advice = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the folder."
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # what is raised here depends on the tokenizer's own library
+        raise ModelError(f"'{source}': the tokenizer cannot be loaded: {_first_line(error)}. {advice}") from error
+    highest = max(tokenizer(["a photo of a cat."])["input_ids"][0])
+    if len(tokenizer) < 64 or highest >= config.text_config.vocab_size:
+        raise ModelError(
+            f"'{source}': the tokenizer is missing or of another model ({len(tokenizer)} tokens, the text tower has "
+            f"{config.text_config.vocab_size}). {advice}"
+        )
+    return tokenizer
 
 
 def _mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
@@ -132,7 +193,10 @@ def _mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
 
     try:
         values, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError:
+    except OSError as error:
+        file = Path(source) / "preprocessor_config.json"
+        if file.is_file():  # there but unreadable: another mean and standard deviation would cost accuracy unnoticed
+            raise ModelError(f"{file} cannot be read as JSON: {_first_line(error)}") from error
         return CLIP_MEAN, CLIP_STD
     return values.get("image_mean", CLIP_MEAN), values.get("image_std", CLIP_STD)
 

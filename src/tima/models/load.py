@@ -8,6 +8,7 @@ from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
 
 OPEN_CLIP_PREFIXES = ("open_clip:", "hf-hub:", "local-dir:")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".onnx")
 
 
 def nano_folder() -> Path:
@@ -16,16 +17,17 @@ def nano_folder() -> Path:
 
 
 def load_model(name: str | Path) -> DualEncoder:
-    """Load a dual encoder.
+    """Load a dual encoder, frozen (`requires_grad` off) and in eval mode; whoever trains it enables what it trains.
 
     Args:
         name: `nano` (embedded); the folder of one of our runs (its best checkpoint is taken); a Hugging Face folder or
-            hub name; `open_clip:ViT-B-32-quickgelu,openai`, `hf-hub:org/name` or `local-dir:/path` for open_clip.
+            hub name; an open_clip folder; `open_clip:ViT-B-32-quickgelu,openai`, `hf-hub:org/name` or
+            `local-dir:/path` for open_clip.
 
     Raises:
         ModelError: nothing there, or nothing that can be read.
     """
-    text = str(name)
+    text = str(name).strip()
     if text.startswith(OPEN_CLIP_PREFIXES):
         from tima.models.open_clip import load_open_clip
 
@@ -33,17 +35,42 @@ def load_model(name: str | Path) -> DualEncoder:
     from tima.models.hugging_face import load_hugging_face
 
     if text == "nano":
+        if not (nano_folder() / "config.json").is_file():
+            raise ModelError(f"This installation has no embedded model: {nano_folder()} holds no config.json. Reinstall tima.")
         return load_hugging_face(nano_folder(), name="nano")
+    if not text:
+        raise ModelError("No model was named. Give 'nano', the folder of a run or of a model, or a hub name.")
     path = Path(text).expanduser()
     if path.is_dir():
-        folder = path / "model" if (path / "model" / "config.json").is_file() else path
-        if not (folder / "config.json").is_file():
-            if (path / "recipe.yaml").is_file():
-                raise ModelError(f"{path} is a run without a finished model yet. Let it finish: tima train --resume {path}")
-            raise ModelError(f"{path} holds no model: there is no config.json and no model/config.json in it.")
-        if "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-            raise ModelError(f"{folder / 'config.json'} names no model_type, so this is no Hugging Face model folder.")
-        return load_hugging_face(folder, name=text)
-    if path.suffix or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        return _load_folder(path, text)
+    if path.is_file():
+        raise ModelError(f"{path} is a file. Give the folder that holds it, with its config.json beside it.")
+    if text.endswith(WEIGHT_SUFFIXES) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise ModelError(f"{path} does not exist. Give 'nano', the folder of a run or of a Hugging Face model, or a hub name.")
     return load_hugging_face(text)
+
+
+def _load_folder(path: Path, text: str) -> DualEncoder:
+    """A run's `model/`, or the folder itself; Hugging Face's layout by `config.json`, open_clip's by its own file."""
+    from tima.models.hugging_face import load_hugging_face
+
+    for folder in (path / "model", path):
+        if (folder / "config.json").is_file():
+            _check_config(folder / "config.json")
+            return load_hugging_face(folder, name=text)
+        if (folder / "open_clip_config.json").is_file():
+            from tima.models.open_clip import load_open_clip
+
+            return load_open_clip(f"local-dir:{folder}", name=text)
+    if (path / "recipe.yaml").is_file():
+        raise ModelError(f"{path} is a run without a finished model yet. Let it finish: tima train --resume {path}")
+    raise ModelError(f"{path} holds no model: there is no config.json and no model/config.json in it.")
+
+
+def _check_config(file: Path) -> None:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as JSON: {error}. Copy the model again.") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{file} names no model_type, so this is no Hugging Face model folder.")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tima.data.image_set import DEFAULT_TEMPLATES, check_class_names, check_templates
+from tima.errors import DataError
 from tima.models.dual_encoder import DualEncoder
 
 
@@ -25,7 +26,13 @@ def encode_classes(
     """Class embeddings `text_CD`: unit-norm mean over templates of the unit-norm prompt embeddings.
 
     Gradients flow into the text tower when they are enabled around the call.
+
+    Raises:
+        DataError: no class names or templates, or a template without `{c}`.
     """
+    if isinstance(class_names, str) or not class_names:
+        raise DataError("encode_classes takes a list of class names, with at least one in it.")
+    check_templates(templates, "encode_classes")
     texts = prompts(class_names, templates)
     parts = [model.encode_text(texts[i : i + chunk]) for i in range(0, len(texts), chunk)]
     text_CTD = torch.cat(parts).view(len(class_names), len(templates), -1)
@@ -36,7 +43,8 @@ class ZeroShotClassifier(nn.Module):
     """Pixels in [0, 1] to logits `B x C`: a plain `nn.Module`, so that any attack library can attack it.
 
     The class embeddings are computed once and kept; call `refresh()` after the text tower has changed.
-    Gradients reach the pixels; none reaches the weights unless the caller enables `requires_grad` on them.
+    Gradients reach the pixels. None reaches the weights of a loaded model: `load_model` hands it out frozen, and a
+    trainer sets `requires_grad` on what it trains.
 
     Args:
         model: the dual encoder.
@@ -61,8 +69,14 @@ class ZeroShotClassifier(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Encode the class texts again."""
-        self.text_CD = encode_classes(self.model, self.class_names, self.templates)
+        """Encode the class texts again, without dropout whatever mode the model is in."""
+        modules = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            self.text_CD = encode_classes(self.model, self.class_names, self.templates)
+        finally:
+            for module in modules:
+                module.training = True
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         return self.model.logits(self.model.encode_image(image_BCHW), self.text_CD)

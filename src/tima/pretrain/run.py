@@ -66,13 +66,18 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     tokenizer = train_tokenizer([*texts, *pairs.class_names], recipe.shape.vocab_size, out / "tokenizer")
     teacher = load_model(recipe.teacher)
     teacher.backbone.set_attn_implementation("eager")
-    teacher_scale = float(teacher.logit_scale)
+    teacher_scale = float(teacher.logit_scale.detach())
     t0_KD = cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts")
     bank_KD = cache.teacher_texts(out / "cache", teacher, [recipe.templates[0].replace("{c}", b) for b in bank], "teacher-bank").float()
     student = build_student(recipe.shape, tokenizer, teacher.embed_dim, recipe.seed)
 
+    by_length = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
+    window = min(8 * recipe.text.batch_size, len(texts))
+
     def text_loss(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        rows = torch.randint(len(texts), (recipe.text.batch_size,), generator=g)
+        # texts of about one length share a batch: otherwise four fifths of the tokens would be padding
+        start = int(torch.randint(len(texts) - window + 1, (1,), generator=g))
+        rows = by_length[start + torch.randperm(window, generator=g)[: recipe.text.batch_size]]
         t_BD = student.encode_text([texts[i] for i in rows.tolist()])
         t0_BD = t0_KD[rows].float()
         cosine = (t_BD * t0_BD).sum(-1).mean()

@@ -1,0 +1,27 @@
+# make demo   sets everything up, fine-tunes with TeCoA and TIMA, evaluates, writes runs/demo/report.html
+# make test   sets everything up, runs the test suite
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-slow lint clean
+
+setup:
+	@$(PYTHON) tools/setup_env.py --venv $(VENV)
+
+demo: setup
+	@$(BIN)/tima demo
+
+test: setup
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m slow
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,89 @@
+"""What every attack refuses, with the reason, before it spends any time.
+
+Shapes: `B` images, `C` channels, `H, W` pixels.
+"""
+
+import torch
+from torch import Tensor
+
+from tima.errors import DataError, EpsError, ModelError, RecipeError
+
+
+def check_attack(
+    image_BCHW: Tensor,
+    label_B: Tensor,
+    start_BCHW: Tensor | None,
+    steps: int,
+    step_size: float | None,
+    restarts: int,
+    random_start: bool,
+    compares: bool,
+) -> None:
+    """Raise `DataError` for images and labels, `RecipeError` for parameters that cannot be meant."""
+    if not image_BCHW.is_floating_point():
+        raise DataError(f"Attacks take float images in [0, 1]; these are {image_BCHW.dtype}. Divide uint8 images by 255.")
+    if image_BCHW.ndim != 4:
+        raise DataError(f"Attacks take images B x C x H x W, not {' x '.join(map(str, image_BCHW.shape))}.")
+    if len(label_B) != len(image_BCHW):
+        raise DataError(f"{len(image_BCHW)} images came with {len(label_B)} labels.")
+    if start_BCHW is not None and start_BCHW.shape != image_BCHW.shape:
+        raise DataError(f"The start has shape {tuple(start_BCHW.shape)}, the images {tuple(image_BCHW.shape)}.")
+    if image_BCHW.numel():
+        low, high = torch.stack(torch.aminmax(image_BCHW.detach())).tolist()
+        if not (low >= 0 and high <= 1):  # NaN fails this too
+            raise DataError(
+                f"Attacks take images in [0, 1]; these reach from {low:.4g} to {high:.4g}. Divide 0-255 images by 255, and "
+                "leave normalisation to the model (DualEncoder.encode_image does it inside)."
+            )
+    if steps < 1 or restarts < 1:
+        raise RecipeError(f"An attack needs at least 1 step and 1 restart, not {steps} and {restarts}.")
+    if step_size is not None and not step_size > 0:
+        raise RecipeError(f"step_size {step_size} is not above 0; leave it out for 2.5 * eps / steps.")
+    if restarts > 1 and not random_start:
+        raise RecipeError(f"{restarts} restarts without random_start would be the same run again. Switch random_start on.")
+    if restarts > 1 and not compares:
+        raise RecipeError(f"{restarts} restarts without keep_best or stop_when_broken would throw all runs but one away.")
+
+
+def eps_tensor(eps: float | Tensor, image_BCHW: Tensor, norm: str) -> Tensor:
+    """eps as float64 `eps_B`, checked.
+
+    Raises:
+        EpsError: not above 0, not below 1 under `l_inf`, or not one an image.
+    """
+    if isinstance(eps, Tensor):
+        if eps.ndim > 1 or (eps.ndim == 1 and len(eps) != len(image_BCHW)):
+            raise EpsError(f"eps has shape {tuple(eps.shape)}; give one number, or one an image ({len(image_BCHW)}).")
+        values = eps.detach().double().cpu().flatten().tolist()
+    else:
+        values = [float(eps)]
+    for value in values:
+        if not value > 0:
+            raise EpsError(f"eps {value:g} is not above 0: there is nothing to search.")
+        if norm == "l_inf" and value >= 1:
+            raise EpsError(
+                f"eps {value:g} is not below 1, and eps is measured in pixel units of [0, 1], where 1 is the whole range from "
+                f"black to white. If you meant {value:g} of 255 grey levels, write {value:g}/255."
+            )
+    device = image_BCHW.device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    eps_B = torch.tensor(values, dtype=dtype, device=device)
+    return eps_B if len(values) == len(image_BCHW) else eps_B.expand(len(image_BCHW))
+
+
+def not_finite(bad: Tensor) -> None:
+    """Raise `ModelError` when the flag is set."""
+    if bool(bad):
+        raise ModelError(
+            "The attack met NaN or infinite values: the model's logits, its loss or its pixel gradients are not finite. "
+            "A score from such a model means nothing. Check the checkpoint for NaN weights, or run in fp32 (precision: fp32)."
+        )
+
+
+def check_reaches_pixels(loss_B: Tensor) -> None:
+    """Raise `ModelError` when the loss was computed without a graph."""
+    if not loss_B.requires_grad:
+        raise ModelError(
+            "No gradient reaches the pixels: something between image and loss detaches, or the attack runs inside "
+            "torch.inference_mode(). Leave inference mode, or use an attack that needs no gradient."
+        )

@@ -1,0 +1,78 @@
+"""What the commands share: option types, reading of lists, the console."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tima.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tima.data import ImageSet
+
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="nano (embedded), a run folder, a Hugging Face folder or name, open_clip:NAME,PRETRAINED."),
+]
+Classes = Annotated[str, typer.Option("--classes", "-c", help="Class names, separated by commas, or a file with one a line.")]
+Templates = Annotated[
+    list[str] | None, typer.Option("--template", help="Prompt with {c} for the class name; give it several times to average.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def stderr() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def stdout() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def read_classes(text: str) -> list[str]:
+    """`"a cat, a dog"` or a file with one name a line; empty and repeated names are refused."""
+    from tima.data.image_set import check_class_names
+
+    path = Path(text)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a class list longer than a file name may be
+        is_file = False
+    parts = path.read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
+    names = [part.strip() for part in parts if part.strip()]
+    check_class_names(names, "--classes")
+    return names
+
+
+def read_templates(templates: list[str] | None, class_names: list[str]) -> list[str]:
+    """The prompts asked for; by default 'a photo of a {c}.', without a second article when the names bring their own."""
+    if templates:
+        return templates
+    with_article = all(name.lower().split()[0] in ("a", "an", "the", "some") for name in class_names)
+    return ["a photo of {c}."] if with_article else ["a photo of a {c}."]
+
+
+def read_picture(path: Path, image_size: int) -> "ImageSet":
+    """One picture file as an `ImageSet` of one image, rotated as its EXIF data says."""
+    import torch
+
+    from tima.data import ImageSet
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist.")
+    images = ImageSet(path.name, ["picture"], torch.zeros(1, dtype=torch.long), lambda _: path, lambda _: str(path), image_size)
+    item = images[0][0]
+    if not isinstance(item, torch.Tensor):
+        raise DataError(f"{path} cannot be read as a picture ({item.why}).")
+    return images
+
+
+def split_names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,73 @@
+"""`tima train` and `tima pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tima.cli.common import Quiet, stdout
+from tima.errors import RecipeError
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Any setting as key=value: lr=1e-4 attack.steps=3 method_config.w_mhe=2")]
+
+
+def add(app: typer.Typer) -> None:
+    app.command("train", help="Fine-tune a model so that it withstands adversarial pictures.")(train)
+    app.command("pretrain", help="Make a small CLIP from picture-text pairs and a teacher, as the embedded nano was made.")(pretrain)
+
+
+def train(
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.")] = None,
+    method: Annotated[str | None, typer.Option(help="tima, tima-v1, tecoa, ft-clean (see: tima methods).")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="What to start from: nano, a folder, a run, a hub name.")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="Training set: pictures (embedded) or a folder.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Size of the training attack, as 4/255 or 0.0157.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="YAML file, the name of a shipped recipe, or a run folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run, with its own settings.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    from tima.config import load_yaml, train_recipe
+
+    fields = dict(method=method, model=model, data=data, eps=eps, steps=steps, batch_size=batch_size, lr=lr, seed=seed)
+    if resume is not None:
+        if overrides or any(v is not None for v in fields.values()):
+            raise RecipeError("--resume goes on with the run's own settings; leave the others away, or give a new --out.")
+        recipe, out = str(resume), resume
+        load_yaml(resume)
+    if out is None:
+        raise RecipeError("Say where the run goes: --out runs/NAME.")
+    if recipe is None:
+        chosen = method or "tima"
+        recipe = chosen if _shipped(chosen) else None
+    settings = train_recipe(recipe, overrides or (), **fields)
+
+    from tima.train import train as run
+
+    folder = run(settings, out, progress=not quiet)
+    console = stdout()
+    console.print(f"Best model: [bold]{folder}[/]")
+    console.print(f"Next: tima evaluate --model {out} --data cifar10,groceries --eps 1/255,4/255", highlight=False)
+
+
+def _shipped(name: str) -> bool:
+    from tima.config import recipes_folder
+
+    return (recipes_folder() / f"{name}.yaml").is_file()
+
+
+def pretrain(
+    overrides: Overrides = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="YAML file or the name of a shipped recipe.")] = "nano",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on.")] = Path("runs/nano"),
+) -> None:
+    from tima.config import apply_overrides, load_yaml, validate
+    from tima.pretrain import PretrainRecipe
+    from tima.pretrain import pretrain as run
+
+    settings = validate(PretrainRecipe, apply_overrides(load_yaml(recipe), overrides or ()), f"Recipe {recipe}")
+    stdout().print(f"Model: [bold]{run(settings, out)}[/]")

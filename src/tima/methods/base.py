@@ -1,0 +1,152 @@
+"""`Step` (what an optimiser step offers to a method) and `Method` (what a method has to say).
+
+Shapes: `B` images, `C` classes, `D` embedding width, `H, W` pixels.
+
+A method says what trains, what the adversary maximises and what the optimiser minimises. The trainer owns everything
+else: batches, the inner attack, autocast, weights, checkpoints.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from tima.attacks import LogitsFn, LossFn
+from tima.errors import RecipeError, TrainingError
+from tima.models import DualEncoder
+
+TextTower = Literal["full", "projection", "none"]
+
+
+class MethodConfig(BaseModel):
+    """Base of the methods' settings: unknown names, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+@dataclass(eq=False)
+class Step:
+    """One optimiser step's inputs. Embeddings are computed when first asked for, and once: a method pays for what it uses.
+
+    Args:
+        student: the model being tuned.
+        teacher: its frozen original, or None when the method needs none.
+        image_BCHW: clean pixels in [0, 1].
+        adv_BCHW: adversarial pixels in [0, 1]; the same tensor object as `image_BCHW` when there was no attack.
+        label_B: class indices.
+        text_CD: unit-norm class texts of the student, with a gradient if the text tower trains.
+        text0_CD: unit-norm class texts of the frozen original, a constant.
+    """
+
+    student: DualEncoder
+    teacher: DualEncoder | None
+    image_BCHW: Tensor
+    adv_BCHW: Tensor
+    label_B: Tensor
+    text_CD: Tensor
+    text0_CD: Tensor
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """`s`, the student's logit scale: a detached fp32 scalar, because it is frozen in every method."""
+        return self.student.logit_scale.detach().float()
+
+    @cached_property
+    def adv_raw_BD(self) -> Tensor:
+        """Un-normalised embeddings of the adversarial images, student."""
+        return self.student.encode_image(self.adv_BCHW, normalize=False)
+
+    @cached_property
+    def adv_BD(self) -> Tensor:
+        """Unit-norm embeddings of the adversarial images, student."""
+        return F.normalize(self.adv_raw_BD, dim=-1)
+
+    @cached_property
+    def clean_raw_BD(self) -> Tensor:
+        """Un-normalised embeddings of the clean images, student."""
+        if self.image_BCHW is self.adv_BCHW:  # no attack: one forward pass serves both names
+            return self.adv_raw_BD
+        return self.student.encode_image(self.image_BCHW, normalize=False)
+
+    @cached_property
+    def clean_BD(self) -> Tensor:
+        """Unit-norm embeddings of the clean images, student."""
+        return F.normalize(self.clean_raw_BD, dim=-1)
+
+    @cached_property
+    def teacher_raw_BD(self) -> Tensor:
+        """Un-normalised embeddings of the clean images, frozen teacher, without autograd.
+
+        Raises:
+            TrainingError: the step was built without a teacher.
+        """
+        if self.teacher is None:
+            raise TrainingError("This step has no teacher. A method whose losses use one must say needs_teacher = True.")
+        with torch.no_grad():
+            return self.teacher.encode_image(self.image_BCHW, normalize=False)
+
+    @cached_property
+    def teacher_BD(self) -> Tensor:
+        """Unit-norm embeddings of the clean images, frozen teacher, without autograd."""
+        return F.normalize(self.teacher_raw_BD, dim=-1)
+
+
+class Method(ABC):
+    """A training objective. A new one is a file with a subclass, and a line in `methods/__init__.py`.
+
+    Attributes:
+        name: as users write it.
+        Config: its settings; every field says where it comes from.
+        adversarial: False means no inner attack; the step's adversarial images are then the clean ones.
+        attack_loss: what the inner attack maximises on `attack_output`: a name of `tima.attacks.LOSSES` or a function.
+
+    Raises:
+        RecipeError: settings of another method.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]]
+    adversarial: ClassVar[bool] = True
+    attack_loss: str | LossFn = "ce"
+    config: MethodConfig
+
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        config = self.Config() if config is None else config
+        if not isinstance(config, self.Config):
+            raise RecipeError(f"'{self.name}' takes a {self.Config.__name__}, not a {type(config).__name__}.")
+        self.config = config
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether `losses` uses the frozen original's image embeddings; when not, it is neither loaded nor run."""
+        return False
+
+    @property
+    def text_tower(self) -> TextTower:
+        """Which part of the text tower trains."""
+        return "none"
+
+    def trainable(self, student: DualEncoder) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name: the image tower, and what `text_tower` says."""
+        return student.image_parameters() | student.text_parameters(self.text_tower)
+
+    def attack_output(self, student: DualEncoder, text_CD: Tensor) -> LogitsFn:
+        """What the inner attack sees: pixels `BCHW` in [0, 1] to logits `BC` against fixed class texts."""
+        fixed_CD = text_CD.detach()
+
+        def logits(image_BCHW: Tensor) -> Tensor:
+            image_BD = student.encode_image(image_BCHW)
+            # a bf16 product of embeddings, times a scale of 100, is off by tenths of a logit: it stays in fp32
+            with torch.autocast(image_BD.device.type, enabled=False):
+                return student.logits(image_BD.float(), fixed_CD.float())
+
+        return logits
+
+    @abstractmethod
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted, for the trainer to sum. A term of weight 0 is neither computed nor listed."""

@@ -1,0 +1,104 @@
+"""Puts the parts together into one self-contained HTML page, and writes the tables beside it as Markdown and CSV."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tima._files import write_text
+from tima.report.comparison import Block, Comparison, compare
+from tima.report.curves import curve
+from tima.report.gallery import Gallery, galleries
+from tima.report.provenance import RESULT_COLUMNS, duration, protocol_facts, run_facts
+from tima.report.runs import Run, read_runs
+from tima.report.svg import swatch
+from tima.report.text_tables import csv_table, markdown
+from tima.report.training import Panel, training_panels
+from tima.report.words import interval, percent, summary_sentences, warnings_of
+
+DEFAULT_TITLE = "Robust zero-shot classification"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One protocol's part of the page."""
+
+    comparison: Comparison
+    sentences: list[str]
+    cards: list[tuple[Block, str]]
+    galleries: list[Gallery]
+
+
+def report(run_folders: Sequence[str | Path], out: str | Path, title: str = DEFAULT_TITLE, *, pictures: int = 3) -> Path:
+    """Write the report of some runs: `out` (HTML, no script, no network) with `.md` and `.csv` tables beside it.
+
+    Args:
+        run_folders: run folders; rows appear in this order.
+        out: the page to write, or a folder, which then gets `report.html`.
+        title: the page's heading.
+        pictures: rows of the gallery for each data set; 0 leaves the gallery out.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ResultError: a folder that is not there, or a file in it that cannot be read.
+        TimaError: the page could not be written.
+    """
+    runs = read_runs(run_folders)
+    comparisons = compare(runs)
+    warnings = warnings_of(comparisons, runs)
+    page = Path(out) / "report.html" if Path(out).is_dir() or not Path(out).suffix else Path(out)
+    write_text(page.with_suffix(".md"), f"# {title}\n\n{markdown(comparisons, warnings)}")
+    write_text(page.with_suffix(".csv"), csv_table(comparisons))
+    write_text(page, _html(runs, comparisons, warnings, title, pictures))
+    return page
+
+
+def _html(runs: list[Run], comparisons: list[Comparison], warnings: list[str], title: str, pictures: int) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    sections = [
+        Section(
+            comparison,
+            summary_sentences(comparison),
+            [(block, Markup(curve(comparison, block, f"c{s}-{b}"))) for b, block in enumerate(comparison.blocks)],
+            galleries(comparison, pictures) if pictures > 0 and comparison.eps else [],
+        )
+        for s, comparison in enumerate(comparisons)
+    ]
+    training: list[tuple[Run, list[Panel]]] = [(run, training_panels(run, f"t{r}")) for r, run in enumerate(runs)]
+    folder = files("tima.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent, "interval": interval, "safe_svg": Markup}
+    values: dict[str, Any] = {
+        "title": title,
+        "style": Markup((folder / "page.css").read_text(encoding="utf-8")),
+        "runs": runs,
+        "sections": sections,
+        "warnings": warnings,
+        "training": [(run, panels) for run, panels in training if panels],
+        "about": {run.name: about(run) for run in runs},
+        "swatch": lambda run: Markup(swatch(run.series)),
+        "protocol_facts": protocol_facts,
+        "facts": [run_facts(run) for run in runs],
+        "result_columns": RESULT_COLUMNS,
+        "made": f"{datetime.now(tz=UTC):%d %B %Y, %H:%M} UTC",
+    }
+    return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(values)
+
+
+def about(run: Run) -> str:
+    """One line about where a run comes from."""
+    if not run.trained:
+        return f"{run.model}, as it was"
+    summary = run.summary
+    parts = [f"from {run.model}"]
+    parts += [f"on {summary['data']}"] if summary.get("data") else []
+    parts += [f"training eps {run.train_eps}"] if run.train_eps else []
+    parts += [f"{summary['steps']:,} steps"] if isinstance(summary.get("steps"), int) else []
+    parts += [f"in {duration(float(summary['seconds']))}"] if summary.get("seconds") is not None else []
+    return ", ".join(parts)

@@ -1,0 +1,113 @@
+"""The comparison as text: a terminal table, Markdown for a README, CSV for other programs."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tima.report.comparison import Cell, Comparison, compare
+from tima.report.runs import read_runs
+from tima.report.words import interval, percent, summary_sentences, warnings_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CSV_COLUMNS = ["protocol", "protocol_sha256", "data", "kind", "model", "run", "eps", "accuracy", "low", "high", "correct", "n", "status"]
+NOTE = "Accuracy in percent. Intervals are 95 %: Wilson for a data set, normal from the sets' binomial variances for an average."
+
+
+def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
+    """The comparison for a terminal of 90 columns: a section for each average and data set, a line for each run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    runs = read_runs(run_folders)
+    comparisons = compare(runs)
+    table = Table(title_justify="left", title_style="bold", caption_justify="left", caption_style="dim")
+    if not comparisons:
+        table.add_column("No results yet")
+        for run in runs:
+            table.add_row(Text(f"{run.name}: no results in {run.folder}"))
+        return table
+    columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
+    table.caption = "\n".join([NOTE, *warnings_of(comparisons, runs)])
+    table.add_column("data")
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for comparison in comparisons:
+        for block in comparison.blocks:
+            for index, (run, row) in enumerate(zip(runs, block.cells, strict=True)):
+                title = block.title if len(comparisons) == 1 else f"{block.title} [{comparison.label}]"
+                cells = dict(zip(comparison.columns, row, strict=True))
+                last = index == len(runs) - 1
+                table.add_row(
+                    Text(title if index == 0 else ""),
+                    Text(run.name),
+                    *(_terminal_cell(cells[c]) if c in cells else Text("") for c in columns),
+                    end_section=last,
+                )
+    return table
+
+
+def _terminal_cell(cell: Cell) -> "object":
+    from rich.text import Text
+
+    if cell.value is None:
+        return Text(cell.note.split(":")[0], style="yellow")
+    low, high = f"{100 * cell.low:.0f}", f"{100 * cell.high:.0f}"
+    return Text.assemble((percent(cell.value), "bold" if cell.best else ""), (f" {low}–{high}", "dim"))  # noqa: RUF001
+
+
+def markdown_table(run_folders: Sequence[str | Path]) -> str:
+    """The comparison as Markdown: a sentence, warnings, and for each protocol one table; best values in bold."""
+    runs = read_runs(run_folders)
+    return markdown(compare(runs), warnings_of(compare(runs), runs))
+
+
+def markdown(comparisons: list[Comparison], warnings: list[str]) -> str:
+    if not comparisons:
+        return "No results yet.\n"
+    lines = [*(f"> **Note:** {warning}\n" for warning in warnings)]
+    for comparison in comparisons:
+        if len(comparisons) > 1:
+            lines.append(f"### Protocol {comparison.label}\n")
+        lines.append(" ".join(summary_sentences(comparison)) + "\n")
+        lines.append("| data | model | " + " | ".join(comparison.columns) + " |")
+        lines.append("|---|---|" + "--:|" * len(comparison.columns))
+        for block in comparison.blocks:
+            for index, (run, row) in enumerate(zip(comparison.runs, block.cells, strict=True)):
+                title = f"{block.title}{' (training domain)' if block.train_domain and not block.average_of else ''}"
+                cells = " | ".join(_markdown_cell(cell) for cell in row)
+                lines.append(f"| {_escape(title) if index == 0 else ''} | {_escape(run.name)} | {cells} |")
+        lines.append(f"\n{NOTE} Protocol {comparison.label}.\n")
+    return "\n".join(lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if cell.value is None:
+        return f"*{cell.note}*"
+    value = f"**{percent(cell.value)}**" if cell.best else percent(cell.value)
+    return f"{value} <sub>{interval(cell)}</sub>"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def csv_table(comparisons: list[Comparison]) -> str:
+    """One line for each (protocol, data, run, eps), fractions in [0, 1], eps 0 = clean; missing values have empty cells and a status."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for comparison in comparisons:
+        for block in comparison.blocks:
+            kind = "average" if block.average_of else "training domain" if block.train_domain else "zero-shot"
+            for run, row in zip(comparison.runs, block.cells, strict=True):
+                for eps, cell in zip([0.0, *comparison.eps], row, strict=True):
+                    known = [f"{cell.value:.6f}", f"{cell.low:.6f}", f"{cell.high:.6f}", cell.correct, cell.n]
+                    values = known if cell.value is not None else [""] * 5
+                    start = [comparison.label, comparison.protocol.get("sha256", ""), block.title, kind]
+                    writer.writerow([*start, run.name, run.folder.name, f"{eps:.6g}", *values, cell.note or "measured"])
+    return buffer.getvalue()

@@ -1,0 +1,96 @@
+"""What the table shows, said in words: computed from the numbers, never typed."""
+
+from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison
+from tima.report.runs import Run
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def interval(cell: Cell) -> str:
+    """`42.1–48.3`, in percent."""
+    return f"{percent(cell.low)}–{percent(cell.high)}"  # noqa: RUF001 (a range takes an en dash)
+
+
+def listing(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def summary_sentences(comparison: Comparison) -> list[str]:
+    """One to three sentences: who is best at the headline eps and by how much, whether that is beyond chance, and clean accuracy."""
+    block = comparison.best_block()
+    column = comparison.headline_column
+    ranked = _ranked(comparison, block, column)
+    clean = _ranked(comparison, block, 0)
+    if not ranked or column == 0:
+        return [_clean_sentence(_where(block), clean)] if clean else ["None of the runs has a finished result yet."]
+    (run, cell), rest = ranked[0], ranked[1:]
+    eps = comparison.columns[column]
+    sentence = (
+        f"{_where(block)}, {run.name} still classifies {percent(cell.value or 0)} % of the images correctly "
+        f"(95 % interval {interval(cell)}) when {_budget(comparison, eps)}"
+    )
+    if rest:
+        sentence += f", against {listing([f'{percent(c.value or 0)} % for {r.name}' for r, c in rest])}"
+    sentences = [sentence + "."]
+    if rest and block.warnings:
+        sentences.append("These rows are not compared like for like; see the notes at the tables.")
+    elif rest and rest[0][1].high >= cell.low:
+        near = listing([r.name for r, c in rest if c.high >= cell.low])
+        sentences.append(f"The intervals of {run.name} and {near} overlap, so that difference may be chance.")
+    if clean:
+        sentences.append(_clean_sentence("Without an attack", clean))
+    return sentences
+
+
+def _clean_sentence(where: str, ranked: list[tuple[Run, Cell]]) -> str:
+    return f"{where}, {listing([f'{run.name} reaches {percent(cell.value or 0)} %' for run, cell in ranked])}."
+
+
+def _budget(comparison: Comparison, eps: str) -> str:
+    if comparison.norm == "l_inf":
+        return f"an attack may change every pixel by up to {eps} of its range" if "/" not in eps else (
+            f"an attack may change every pixel by up to {eps}"
+        )
+    return f"an attack may move the picture by up to {eps} in {comparison.norm} distance"
+
+
+def _where(block: Block) -> str:
+    if block.average_of:
+        kind = "data sets" if block.train_domain else "zero-shot data sets"
+        return f"On average over {len(block.average_of)} {kind}"
+    return f"On {block.title}"
+
+
+def _ranked(comparison: Comparison, block: Block, column: int) -> list[tuple[Run, Cell]]:
+    pairs = [(run, cell) for run, cell in zip(comparison.runs, block.column(column), strict=True) if cell.value is not None]
+    return sorted(pairs, key=lambda pair: -(pair[1].value or 0))
+
+
+def warnings_of(comparisons: list[Comparison], runs: list[Run]) -> list[str]:
+    """Everything a reader must know before comparing rows: protocols, missing, unfinished, uneven, left-out images."""
+    found = []
+    if len(comparisons) > 1:
+        labels = listing([f"{c.label} ({str(c.protocol.get('sha256', ''))[:8]})" for c in comparisons])
+        found.append(f"The runs were evaluated under different protocols: {labels}. Each has tables of its own; do not compare across.")
+    for comparison in comparisons:
+        for block in comparison.data_sets:
+            prefix = f"{block.title}, {comparison.label}" if len(comparisons) > 1 else block.title
+            found += [f"{prefix}: {warning}." for warning in block.warnings]
+            for note in (MISSING, UNFINISHED):
+                pairs = zip(comparison.runs, block.cells, block.row_notes, strict=True)
+                names = [r.name for r, row, mark in pairs if (mark or _row_state(row)) == note]
+                if names:
+                    found.append(f"{prefix}: {note} for {listing(names)}.")
+    for run in runs:
+        count = sum(len(stored.record.quarantine) for stored in run.results)
+        if count:
+            images = "1 image" if count == 1 else f"{count} images"
+            found.append(f"{run.name}: {images} could not be read and were left out; they are listed under Provenance.")
+    return found
+
+
+def _row_state(row: list[Cell]) -> str:
+    return MISSING if any(cell.note == MISSING for cell in row) else ""

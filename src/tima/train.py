@@ -1,0 +1,254 @@
+"""The trainer: one loop for every method, on one CPU, one GPU or many.
+
+    tima train --method tima --model nano --data pictures --eps 4/255 --out runs/x
+    tima train --resume runs/x                      # goes on after a kill, to the same weights
+    tima train --recipe runs/x --out runs/y lr=3e-4 # the same settings but one
+
+Each step: batch -> augment -> (class texts, inner attack, loss terms: objective.py) -> clip -> update; now and then
+validate and write a checkpoint. Randomness is keyed by (seed, step), so a resumed run needs no generator state.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tima._files import atomic_folder, write_json, write_text
+from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
+from tima.config import TrainRecipe, dump, validate as validate_config
+from tima.data import ImageSet
+from tima.data.augment import augment
+from tima.errors import TimaError, TrainingError
+from tima.methods import find_method
+from tima.models import DualEncoder, load_model
+from tima.objective import Objective, Outcome
+from tima.schedule import attack_step_size, batches, eps_at, lr_factor, step_seed
+from tima.split import Split, split_data
+from tima.train_log import TrainLog
+from tima.validate import Score, validate
+
+
+def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Path:
+    """Train, or resume, and return the folder of the best model (Hugging Face format).
+
+    A run that is complete is left as it is. Best means: highest mean of clean and robust accuracy over the two
+    validation sets of `split.py`; no evaluation set has a say.
+
+    Raises:
+        TrainingError: the loss or gradient became NaN or infinite.
+        TimaError: the folder holds another run, the disk is full, data or model cannot be used.
+    """
+    from accelerate import Accelerator
+
+    out = Path(out)
+    if (out / "summary.json").is_file() and _claim(out, recipe):
+        return out / "model"
+    _claim(out, recipe)
+    # autocast is the recipe's business (`_precision`): Accelerate's own setting is fixed for a whole Python process
+    accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=out)
+    device = accelerator.device
+    torch.manual_seed(recipe.seed)
+    method = _build_method(recipe)
+    student = load_model(recipe.model).to(device)
+    teacher = load_model(recipe.model).to(device).requires_grad_(False) if method.needs_teacher else None
+    if device.type == "cpu" and recipe.precision == "bf16":  # the fused kernel's bf16 backward is slow on CPU
+        for model in (student, teacher):
+            if model is not None and hasattr(model, "use_attention"):
+                model.use_attention("eager")
+    split = split_data(recipe, student.image_size)
+    split.train.preload()
+    student.requires_grad_(False)
+    params = {name: p.requires_grad_(True) for name, p in method.trainable(student).items()}
+    optimizer = _build_optimizer(recipe, student, params)
+    state = Progress(recipe_sha256=_fingerprint(recipe))
+    if (out / "checkpoint" / "state.pt").is_file():
+        state = load_checkpoint(out / "checkpoint", params, optimizer)
+    objective = Objective(student, teacher, method, split.train.class_names, recipe.templates, recipe.attack).to(device)
+    if accelerator.num_processes > 1:
+        objective, optimizer = accelerator.prepare(objective, optimizer)
+    accelerator.init_trackers("tima", config={k: str(v) for k, v in recipe.model_dump().items()})
+    main = accelerator.is_main_process
+    log = TrainLog(out, recipe, state.step, show=progress and main, write=main, tracker=accelerator.log)
+    began = time.monotonic() - state.seconds
+
+    with log:
+        log.notes(split, params, device)
+        for step, batch in _stream(split.train, recipe, state.step, accelerator.process_index, accelerator.num_processes, log):
+            eps = eps_at(recipe, step)
+            lr = recipe.lr * lr_factor(recipe, step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+            outcome = _update(objective, optimizer, accelerator, recipe, step, batch, eps, list(params.values()), state, out)
+            state.step = step + 1
+            log.step(step, outcome, lr, eps)
+            last = state.step == recipe.steps
+            if state.step % recipe.val_every == 0 or last:
+                scores = _validate(student, split, recipe, device)
+                score = log.validation(state.step, scores)
+                if score > state.best_score and main:
+                    state.best_score, state.best_step = score, state.step
+                    state.val = {name: s.record() for name, s in scores.items()}
+                    save_model(student, out / "model")
+            if (state.step % recipe.save_every == 0 or last) and main:
+                state.seconds = time.monotonic() - began
+                save_checkpoint(out / "checkpoint", params, optimizer, state)
+        if main:
+            write_json(out / "summary.json", _summary(recipe, state, split))
+    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    return out / "model"
+
+
+def _update(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,
+    recipe: TrainRecipe,
+    step: int,
+    batch: tuple[Tensor, Tensor],
+    eps: float,
+    params: list[nn.Parameter],
+    state: Progress,
+    out: Path,
+) -> Outcome:
+    """Forward, backward and one optimiser step on a batch (uint8 images, labels), in `accumulate` parts."""
+    optimizer.zero_grad(set_to_none=True)
+    image_all, label_all = batch
+    parts = list(zip(image_all.chunk(recipe.accumulate), label_all.chunk(recipe.accumulate), strict=True))
+    total = Outcome({}, 0, 0)
+    rank = accelerator.process_index
+    for part, (image_BCHW, label_B) in enumerate(parts):
+        generator = torch.Generator(accelerator.device).manual_seed(step_seed(recipe.seed, step, 10 + part + 1000 * rank))
+        pixels = _augment(image_BCHW, recipe, step, part, rank).to(accelerator.device)
+        with _precision(recipe, accelerator.device):
+            outcome = objective(pixels, label_B.to(accelerator.device), eps, attack_step_size(recipe, eps), generator)
+        share = len(label_B) / len(label_all)
+        loss = torch.stack([term.float() for term in outcome.terms.values()]).sum() * share
+        if not torch.isfinite(loss):
+            raise _not_finite(step, {n: float(t.detach()) for n, t in outcome.terms.items() if not torch.isfinite(t)}, state, out)
+        accelerator.backward(loss)
+        for name, term in outcome.terms.items():
+            total.terms[name] = total.terms.get(name, torch.zeros(())) + term.detach().float().cpu() * share
+        total.robust += outcome.robust
+        total.n += outcome.n
+    norm = nn.utils.clip_grad_norm_(params, recipe.clip_grad or float("inf"))
+    if not torch.isfinite(norm):
+        raise _not_finite(step, {"gradient norm": float(norm)}, state, out)
+    optimizer.step()
+    return total
+
+
+def _stream(
+    images: ImageSet, recipe: TrainRecipe, first: int, rank: int, world: int, log: TrainLog
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """`(step, (uint8 images, labels))`; every process takes its own slice of the same global batch."""
+    plan = [b[rank::world] for b in batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps)]
+    loader = torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
+    for step, batch in enumerate(loader, start=first):
+        log.bad(batch.bad)
+        if len(batch.label_B) == 0:
+            raise TrainingError(f"Step {step}: not one of the batch's {len(plan[step - first])} pictures can be read.")
+        yield step, (batch.image_BCHW, batch.label_B)
+
+
+def _augment(image_BCHW: Tensor, recipe: TrainRecipe, step: int, part: int, rank: int) -> Tensor:
+    pixels = image_BCHW.float() / 255
+    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, 5000 + part + 1000 * rank))
+    if recipe.augment == "flip":
+        flip_B = torch.rand(len(pixels), generator=generator) < 0.5
+        return torch.where(flip_B[:, None, None, None], pixels.flip(-1), pixels)
+    return augment(pixels, generator, grey=0.0, jitter=0.0) if recipe.augment == "crop" else pixels
+
+
+def _validate(student: DualEncoder, split: Split, recipe: TrainRecipe, device: torch.device) -> dict[str, Score]:
+    sets = {"seen": split.seen} | ({"unseen": split.unseen} if split.unseen is not None else {})
+    with _precision(recipe, device):
+        return {
+            name: validate(
+                student, images, recipe.eps, recipe.val_attack_steps, seed=0, batch_size=recipe.batch_size, device=device
+            )
+            for name, images in sets.items()
+        }
+
+
+def _precision(recipe: TrainRecipe, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
+def save_model(student: DualEncoder, folder: Path) -> None:
+    with atomic_folder(folder) as part:
+        student.save_pretrained(part)
+
+
+def _build_method(recipe: TrainRecipe) -> Any:
+    method_class = find_method(recipe.method)
+    return method_class(validate_config(method_class.Config, recipe.method_config, f"method_config of '{recipe.method}'"))
+
+
+def _build_optimizer(recipe: TrainRecipe, student: DualEncoder, params: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Two groups a tower: matrices with weight decay, vectors (biases, norms) without."""
+    text = set(student.text_parameters("full"))
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in params.items():
+        scale = recipe.text_lr_scale if name in text else 1.0
+        groups.setdefault((scale, recipe.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    listed = [{"params": ps, "lr_scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(listed, lr=recipe.lr, momentum=0.9)
+    return torch.optim.AdamW(listed, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-8)
+
+
+def _not_finite(step: int, culprits: dict[str, float], state: Progress, out: Path) -> TrainingError:
+    named = ", ".join(f"{name} = {value}" for name, value in culprits.items()) or "their sum"
+    checkpoint = out / "checkpoint"
+    kept = f"The last good checkpoint is {checkpoint}" if checkpoint.is_dir() else "No checkpoint had been written yet"
+    best = f", the best model so far {out / 'model'} (step {state.best_step})" if state.best_step else ""
+    return TrainingError(
+        f"Step {step}: {named}. Nothing was updated with it. {kept}{best}. "
+        "A smaller lr, a longer warmup or eps_warmup, or precision=fp32 usually helps."
+    )
+
+
+def _fingerprint(recipe: TrainRecipe) -> str:
+    return hashlib.sha256(dump(recipe).encode()).hexdigest()
+
+
+def _claim(out: Path, recipe: TrainRecipe) -> bool:
+    """Store the recipe; refuse a folder that holds a run with other settings."""
+    stored = out / "recipe.yaml"
+    text = dump(recipe)
+    if stored.is_file() and stored.read_text(encoding="utf-8") != text:
+        raise TimaError(
+            f"{out} holds a run with other settings (see {stored}). Give another --out, or delete the folder, "
+            f"or go on with its own settings: tima train --resume {out}"
+        )
+    if not stored.is_file():
+        write_text(stored, text)
+    return True
+
+
+def _summary(recipe: TrainRecipe, state: Progress, split: Split) -> dict[str, Any]:
+    from tima.results import versions
+
+    return {
+        "method": recipe.method,
+        "model": recipe.model,
+        "data": split.train.name,
+        "eps": recipe.eps,
+        "steps": recipe.steps,
+        "images_seen": recipe.steps * min(recipe.batch_size, len(split.train)),
+        "train_images": len(split.train),
+        "train_classes": len(split.train.class_names),
+        "seconds": round(state.seconds, 1),
+        "best_step": state.best_step,
+        "best_score": round(state.best_score, 5),
+        "val": state.val,
+        "seed": recipe.seed,
+        "recipe_sha256": state.recipe_sha256,
+        "quarantine": len(split.train.quarantine),
+        "versions": versions(),
+    }
