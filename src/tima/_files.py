@@ -14,7 +14,7 @@ from typing import Any
 from tima.errors import TimaError
 
 # safetensors and torch.save report a full disk as errors of their own, not as OSError
-_DISK_TROUBLE = re.compile(r"os error \d+|No space left|File too large|PytorchStreamWriter failed|file write failed", re.I)
+_DISK_TROUBLE = re.compile(r"os error \d+|No space left|PytorchStreamWriter|inline_container|iostream error", re.I)
 
 
 @contextmanager
@@ -120,5 +120,5 @@ def _disk_trouble(error: Exception, target: Path) -> str | None:
         elsewhere = error.filename is not None and Path(str(error.filename)).parent != target.parent
         return f"{error.strerror or error}" + (f" ({error.filename})" if elsewhere else "")
     if not isinstance(error, TimaError) and _DISK_TROUBLE.search(str(error)):
-        return str(error).strip().splitlines()[0]
+        return f"the disk is full or cannot be written ({str(error).strip().splitlines()[0]})"
     return None

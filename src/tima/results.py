@@ -86,7 +86,7 @@ class Quarantined(_Record):
 class Result(_Record):
     """What was measured, on what, how and with which code."""
 
-    schema_: Literal["tima-result/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["tima-result/1"] = Field(default="tima-result/1", alias="schema")
     dataset: str
     model: str
     pretrained: str
@@ -168,7 +168,8 @@ def _validated(value: dict[str, Any], path: str | Path) -> Result:
     try:
         return Result(**value)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or '(whole)'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        found = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+        lines = [f"{place}: {why}" if place else why for place, why in found]
         raise ResultError(f"{path} contradicts itself or its schema:\n  " + "\n  ".join(lines)) from None
 
 

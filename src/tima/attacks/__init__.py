@@ -55,7 +55,9 @@ def find_stages(name: str, params: dict[str, Any]) -> list[Stage]:
     keywords = inspect.signature(attack).parameters.values()
     free = [k.name for k in keywords if k.kind is k.KEYWORD_ONLY and k.name not in SET_BY_EVALUATION]
     if unknown := [key for key in params if key not in free]:
-        raise RecipeError(f"Attack '{name}' has no parameter {', '.join(unknown)} to set in a protocol; it has: {', '.join(free)}.")
+        raise RecipeError(
+            f"Attack '{name}' has no parameter {', '.join(unknown)} to set in a protocol; it has: {', '.join(free)}."
+        )
     return [Stage(name, attack, dict(params))]
 
 

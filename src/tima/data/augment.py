@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(image_BCHW: Tensor, generator: torch.Generator, min_scale: float = 0.65, grey: float = 0.1, jitter: float = 0.3) -> Tensor:
+def augment(
+    image_BCHW: Tensor, generator: torch.Generator, min_scale: float = 0.65, grey: float = 0.1, jitter: float = 0.3
+) -> Tensor:
     """Pixels in [0, 1] to pixels in [0, 1]; every random number comes from `generator`."""
     B, device = len(image_BCHW), image_BCHW.device
 

@@ -147,10 +147,10 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
 
 @dataclass(frozen=True)
 class Reindexed:
-    """`inner(keep[i])`: a class and not a lambda, so that loaders can send a set to their worker processes."""
+    """`inner(keep[index])`: a class and not a lambda, so that loaders can send a set to their worker processes."""
 
-    inner: Callable[[int], Any]
-    keep: list[int]
+    inner: Callable[[Any], Any]
+    keep: Sequence[Any]
 
     def __call__(self, index: int) -> Any:
         return self.inner(self.keep[index])

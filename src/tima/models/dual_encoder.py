@@ -34,7 +34,7 @@ class DualEncoder(nn.Module):
     name: str
     image_size: int
     embed_dim: int
-    backbone: nn.Module
+    backbone: Any  # a module of another library, with methods that nn.Module does not know
     image_prefixes: tuple[str, ...]
     text_prefixes: tuple[str, ...]
     text_projection_prefixes: tuple[str, ...]

@@ -50,7 +50,7 @@ class OpenClipEncoder(DualEncoder):
         if not self._can_cut:
             return self.backbone.encode_text(ids_CL, normalize=False)
         # the library's own encode_text insists on the full length
-        model: Any = self.backbone
+        model = self.backbone
         L = ids_CL.shape[1]
         dtype = model.transformer.get_cast_dtype()
         hidden_CLW = model.token_embedding(ids_CL).to(dtype) + model.positional_embedding[:L].to(dtype)
@@ -73,12 +73,11 @@ class OpenClipEncoder(DualEncoder):
 
     @property
     def logit_scale(self) -> Tensor:
-        scale: Any = self.backbone.logit_scale
-        return scale.exp().squeeze()
+        return self.backbone.logit_scale.exp().squeeze()
 
     @property
     def logit_bias(self) -> Tensor | None:
-        bias: Any = getattr(self.backbone, "logit_bias", None)
+        bias = getattr(self.backbone, "logit_bias", None)
         return None if bias is None else bias.squeeze()
 
     def save_pretrained(self, folder: str | Path) -> None:

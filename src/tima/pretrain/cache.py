@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tima._files import atomic_path
 from tima.models import DualEncoder
-from tima.pretrain.sources import Pairs
+from tima.pretrain.sources import Pairs, text_digest
 
 SHARD = 4096
 
@@ -32,7 +32,11 @@ def cached(folder: Path, name: str, total: int, make: Callable[[range], Tensor],
 
 def pictures(folder: Path, pairs: Pairs, size: int) -> Tensor:
     """`image_NCSS` uint8."""
-    return cached(folder, f"pictures{size}", len(pairs), lambda r: torch.stack([pairs.decode_at(i, size) for i in r]))
+
+    def make(indices: range) -> Tensor:
+        return torch.stack([pairs.decode_at(i, size) for i in indices])
+
+    return _by_source(folder, f"pictures{size}", pairs, make, SHARD)
 
 
 @torch.no_grad()
@@ -49,7 +53,16 @@ def teacher_images(folder: Path, teacher: DualEncoder, pairs: Pairs, size: int |
                 parts.append(F.normalize(teacher._image_features(pixels).float(), dim=-1).half())
         return torch.cat(parts)
 
-    return cached(folder, f"teacher-images{size}", len(pairs), make, shard=1024)
+    return _by_source(folder, f"teacher-images{size}", pairs, make, 1024)
+
+
+def _by_source(folder: Path, name: str, pairs: Pairs, make: Callable[[range], Tensor], shard: int) -> Tensor:
+    """Each source has files of its own, named after its content: changing one source leaves the others' work valid."""
+    parts = []
+    for source, span in pairs.spans.items():
+        shifted = lambda r, first=span.start: make(range(r.start + first, r.stop + first))  # noqa: E731
+        parts.append(cached(folder, f"{name}-{source}-{pairs.digest(source)}", len(span), shifted, shard))
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -66,4 +79,4 @@ def teacher_texts(folder: Path, teacher: DualEncoder, texts: Sequence[str], name
             out[torch.tensor(rows) - indices.start] = embedding.half()
         return out
 
-    return cached(folder, name, len(texts), make)
+    return cached(folder, f"{name}-{text_digest(list(texts))}", len(texts), make)

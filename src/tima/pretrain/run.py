@@ -63,11 +63,17 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     pairs = gather_pairs(recipe)
     texts, bank = gather_texts(recipe, pairs)
     console.print(f"{len(pairs):,} pairs {pairs.corpora}, {len(texts):,} texts, bank of {len(bank):,}")
-    tokenizer = train_tokenizer([*texts, *pairs.class_names], recipe.shape.vocab_size, out / "tokenizer")
+    text_done = stage_step(out, "text") >= recipe.text.steps
+    if text_done:  # what the finished text tower was trained with stays, whatever the sources say now
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
+    else:
+        tokenizer = train_tokenizer([*texts, *pairs.class_names], recipe.shape.vocab_size, out / "tokenizer")
     teacher = load_model(recipe.teacher)
     teacher.backbone.set_attn_implementation("eager")
     teacher_scale = float(teacher.logit_scale.detach())
-    t0_KD = cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts")
+    t0_KD = torch.empty(0) if text_done else cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts")
     bank_KD = cache.teacher_texts(out / "cache", teacher, [recipe.templates[0].replace("{c}", b) for b in bank], "teacher-bank").float()
     student = build_student(recipe.shape, tokenizer, teacher.embed_dim, recipe.seed)
 
@@ -113,6 +119,12 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     trained = student.image_parameters() | {"logit_scale": student.backbone.logit_scale}
     run_stage("image", recipe.image, trained, student, image_loss, out, recipe)
     return save(student, out)
+
+
+def stage_step(out: Path, name: str) -> int:
+    """How many steps of a stage are done."""
+    file = out / f"{name}.pt"
+    return int(torch.load(file, weights_only=True)["step"]) if file.is_file() else 0
 
 
 def run_stage(

@@ -3,6 +3,8 @@
 Shapes: `N` pictures, `K` texts, `S` pixels a side.
 """
 
+import hashlib
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tima.data import ImageSet, decode, find_data
+from tima.data.table import embedded_folder
 from tima.pretrain.recipe import PretrainRecipe
 
 
@@ -24,7 +27,17 @@ class Pairs:
     is_caption_N: list[bool]
     decode_at: Callable[[int, int], Tensor]
     class_names: list[str]
-    corpora: dict[str, int]
+    spans: dict[str, range]  # the pictures of each source, in order
+
+    @property
+    def corpora(self) -> dict[str, int]:
+        """Pictures of each source."""
+        return {name: len(span) for name, span in self.spans.items()}
+
+    def digest(self, source: str) -> str:
+        """Changes when the source's pictures or texts do; names the source's cached files."""
+        span = self.spans[source]
+        return text_digest(self.text_N[span.start : span.stop])
 
     def __len__(self) -> int:
         return len(self.text_N)
@@ -36,8 +49,9 @@ def gather_pairs(recipe: PretrainRecipe) -> Pairs:
     is_caption: list[bool] = []
     readers: list[Callable[[int], bytes | Path]] = []
     class_names: dict[str, None] = {}
-    corpora: dict[str, int] = {}
+    spans: dict[str, range] = {}
     for source in recipe.images:
+        first = len(texts)
         images = find_data(source.data)
         keep = _per_class(images, source.per_class, recipe.seed)
         class_names.update(dict.fromkeys(images.class_names))
@@ -47,16 +61,22 @@ def gather_pairs(recipe: PretrainRecipe) -> Pairs:
             texts.append(caption or images.class_names[int(images.label_B[i])])
             is_caption.append(bool(caption))
             readers.append(lambda _, i=i, read=images.read: read(i))  # type: ignore[misc]
-        corpora[images.name] = len(keep)
+        spans[images.name] = range(first, len(texts))
     for file in recipe.captions:
-        table = pq.read_table(file)
+        first = len(texts)
+        path = Path(file) if Path(file).is_file() else embedded_folder() / file
+        table = pq.read_table(path)
         column, captions = table.column("image"), table.column("caption").to_pylist()
         for i, caption in enumerate(captions):
             texts.append(caption)
             is_caption.append(True)
             readers.append(lambda _, i=i, column=column: column[i].as_py()["bytes"])  # type: ignore[misc]
-        corpora[Path(file).name] = len(captions)
-    return Pairs(texts, is_caption, lambda i, size: decode(readers[i](i), size), list(class_names), corpora)
+        spans[path.stem] = range(first, len(texts))
+    return Pairs(texts, is_caption, lambda i, size: decode(readers[i](i), size), list(class_names), spans)
+
+
+def text_digest(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:10]
 
 
 def _per_class(images: ImageSet, per_class: int | None, seed: int) -> list[int]:

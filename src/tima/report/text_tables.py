@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,12 +39,13 @@ def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
         table.add_column(column, justify="right", no_wrap=True)
     for comparison in comparisons:
         for block in comparison.blocks:
+            title = block.title if len(comparisons) == 1 else f"{block.title} [{comparison.label}]"
+            parts = _spread(title, len(runs))
             for index, (run, row) in enumerate(zip(runs, block.cells, strict=True)):
-                title = block.title if len(comparisons) == 1 else f"{block.title} [{comparison.label}]"
                 cells = dict(zip(comparison.columns, row, strict=True))
                 last = index == len(runs) - 1
                 table.add_row(
-                    Text(title if index == 0 else ""),
+                    Text(parts[index]),
                     Text(run.name),
                     *(_terminal_cell(cells[c]) if c in cells else Text("") for c in columns),
                     end_section=last,
@@ -51,13 +53,20 @@ def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
     return table
 
 
-def _terminal_cell(cell: Cell) -> "object":
+def _spread(title: str, rows: int, width: int = 18) -> list[str]:
+    """A long title over the lines of its section instead of making one of them taller."""
+    lines = textwrap.wrap(title, width, break_long_words=False)
+    lines = [*lines[: rows - 1], " ".join(lines[rows - 1 :])]
+    return lines + [""] * (rows - len(lines))
+
+
+def _terminal_cell(cell: Cell) -> "Text":
     from rich.text import Text
 
     if cell.value is None:
         return Text(cell.note.split(":")[0], style="yellow")
-    low, high = f"{100 * cell.low:.0f}", f"{100 * cell.high:.0f}"
-    return Text.assemble((percent(cell.value), "bold" if cell.best else ""), (f" {low}–{high}", "dim"))  # noqa: RUF001
+    width = f"{100 * cell.low:.0f}–{100 * cell.high:.0f}"  # noqa: RUF001
+    return Text.assemble((percent(cell.value), "bold" if cell.best else ""), (f" {width:<5}", "dim"))
 
 
 def markdown_table(run_folders: Sequence[str | Path]) -> str:
@@ -106,8 +115,9 @@ def csv_table(comparisons: list[Comparison]) -> str:
             kind = "average" if block.average_of else "training domain" if block.train_domain else "zero-shot"
             for run, row in zip(comparison.runs, block.cells, strict=True):
                 for eps, cell in zip([0.0, *comparison.eps], row, strict=True):
-                    known = [f"{cell.value:.6f}", f"{cell.low:.6f}", f"{cell.high:.6f}", cell.correct, cell.n]
-                    values = known if cell.value is not None else [""] * 5
+                    values: list[object] = [""] * 5
+                    if cell.value is not None:
+                        values = [f"{cell.value:.6f}", f"{cell.low:.6f}", f"{cell.high:.6f}", cell.correct, cell.n]
                     start = [comparison.label, comparison.protocol.get("sha256", ""), block.title, kind]
                     writer.writerow([*start, run.name, run.folder.name, f"{eps:.6g}", *values, cell.note or "measured"])
     return buffer.getvalue()

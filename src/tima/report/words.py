@@ -87,8 +87,8 @@ def warnings_of(comparisons: list[Comparison], runs: list[Run]) -> list[str]:
     for run in runs:
         count = sum(len(stored.record.quarantine) for stored in run.results)
         if count:
-            images = "1 image" if count == 1 else f"{count} images"
-            found.append(f"{run.name}: {images} could not be read and were left out; they are listed under Provenance.")
+            images = "1 image could not be read and was" if count == 1 else f"{count} images could not be read and were"
+            found.append(f"{run.name}: {images} left out; see the provenance.")
     return found
 
 

@@ -1,0 +1,314 @@
+"""The evaluation: exact counts, the order of truth, and the same answer however it is cut up or interrupted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_tiny_clip, make_image_set
+
+import tima._evaluate_judge as judge_module
+from tima.attacks import ATTACKS, CountedModel, pgd
+from tima.data import ImageSet
+from tima.errors import DataError, ModelError, RecipeError, ResultError
+from tima.evaluate import evaluate, weights_sha256
+from tima.models import ZeroShotClassifier
+from tima.models.hugging_face import HuggingFaceEncoder
+from tima.protocols import Protocol, load_protocol
+from tima.results import Result, load_sidecar, read_result, result_path
+
+EPS = "0.25/255,1/255,3/255"
+
+
+def protocol_for(**changes: object) -> Protocol:
+    return load_protocol("pgd").override(**{"eps": EPS, "samples": None, "attack_params": {"steps": 3}, **changes})
+
+
+def agreeing_set(model: HuggingFaceEncoder, n: int = 25, classes: int = 6, wrong: int = 3) -> ImageSet:
+    """Labels are the model's own answers except for the first `wrong`: the clean outcome is known."""
+    images = make_image_set(n, classes)
+    pixels = torch.stack([images[i][0] for i in range(n)]).float() / 255  # type: ignore[misc]
+    with torch.no_grad():
+        label = ZeroShotClassifier(model, images.class_names, images.templates)(pixels).argmax(1)
+    label[:wrong] = (label[:wrong] + 1) % classes
+    return replace(images, label_B=label)
+
+
+def counts(result: Result) -> list[int]:
+    return [result.clean.correct, *(row.correct for row in result.robust)]
+
+
+def comparable(result: Result) -> dict[str, object]:
+    """Everything but the time it took."""
+    value = result.to_json()
+    for row in [value, *value["robust"]]:
+        del row["wall_time_s"]
+    return value
+
+
+def test_counts_are_exact_and_the_order_of_truth_holds_for_each_image(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data, protocol = agreeing_set(tiny_clip), protocol_for()
+    result = evaluate(tiny_clip, data, protocol, out=tmp_path, batch_size=7, progress=False)
+    path = result_path(tmp_path, "toy", protocol)
+    arrays = load_sidecar(path)
+    assert read_result(path) == result
+    assert result.complete
+    assert (result.n, result.clean.n, result.clean.correct) == (25, 25, 22)
+    assert result.metrics.acc1 == pytest.approx(22 / 25)
+    assert arrays["correct_N"].tolist() == [False] * 3 + [True] * 22
+    assert arrays["index_N"].tolist() == list(range(25))
+    assert arrays["robust_EN"].sum(1).tolist() == counts(result)[1:]
+    assert 22 > counts(result)[1] > counts(result)[3]
+    previous = arrays["correct_N"]
+    for row, robust_N in zip(result.robust, arrays["robust_EN"], strict=True):
+        assert not bool((robust_N & ~previous).any())
+        assert row.already_broken == 25 - int(previous.sum())
+        assert row.already_broken + sum(a.broken for a in row.attacks) + row.correct == 25
+        previous = robust_N
+    first = result.robust[0]
+    assert 22 * 2 <= first.forwards <= 22 * 5
+    assert 0 < first.backwards <= 22 * 3
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.with_suffix(".safetensors").name]
+
+
+def test_batch_size_does_not_matter(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data = agreeing_set(tiny_clip)
+    outcomes = []
+    for size in (1, 7, 64):
+        evaluate(tiny_clip, data, protocol_for(), out=tmp_path / str(size), batch_size=size, progress=False)
+        outcomes.append(load_sidecar(result_path(tmp_path / str(size), "toy", protocol_for())))
+    for other in outcomes[1:]:
+        assert torch.equal(outcomes[0]["robust_EN"], other["robust_EN"])
+        assert torch.equal(outcomes[0]["clean_prediction_N"], other["clean_prediction_N"])
+
+
+def test_the_next_eps_starts_from_what_the_smaller_found(tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = agreeing_set(tiny_clip)
+    calls: list[tuple[float, torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
+
+    def watched(model, image, label, eps, **words):  # type: ignore[no-untyped-def]
+        found = pgd(model, image, label, eps, **words)
+        calls.append((eps, image, words["start_BCHW"], found[model.logits_fn(found).argmax(1) == label]))
+        return found
+
+    monkeypatch.setitem(ATTACKS, "watched", watched)
+    monkeypatch.setattr("tima.attacks.inspect.signature", lambda _: __import__("inspect").Signature())
+    evaluate(tiny_clip, data, protocol_for(attack="watched"), batch_size=64, progress=False)
+    assert [call[0] * 255 for call in calls] == pytest.approx([0.25, 1, 3])
+    assert calls[0][2] is None
+    for earlier, later in zip(calls, calls[1:], strict=False):
+        assert later[2] is not None
+        assert len(earlier[3]) == len(later[1]) > 0
+        torch.testing.assert_close(later[2], earlier[3], atol=1e-4, rtol=0)  # kept as float16
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(
+    tiny_clip: HuggingFaceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
+    data, protocol = agreeing_set(tiny_clip), protocol_for()
+    whole = evaluate(tiny_clip, data, protocol, out=tmp_path / "whole", batch_size=8, gallery=3, progress=False)
+    eps_seen: list[float] = []
+    fragile = True
+
+    def pulled_plug(model, image, label, eps, **words):  # type: ignore[no-untyped-def]
+        if fragile and eps == protocol.eps[finished] and eps in eps_seen:
+            raise KeyboardInterrupt  # in the second batch of this eps
+        eps_seen.append(eps)
+        return pgd(model, image, label, eps, **words)
+
+    stages = [judge_module.Stage("pgd", pulled_plug, {"steps": 3})]
+    monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: stages)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_clip, data, protocol, out=tmp_path / "cut", batch_size=8, gallery=3, progress=False)
+    path = result_path(tmp_path / "cut", "toy", protocol)
+    partial = read_result(path)
+    assert (partial.complete, len(partial.robust)) == (False, finished)
+    fragile = False
+    eps_seen.clear()
+    resumed = evaluate(tiny_clip, data, protocol, out=tmp_path / "cut", batch_size=8, gallery=3, progress=False)
+    assert set(eps_seen) == set(protocol.eps[finished:])
+    assert comparable(resumed) == comparable(whole)
+    before, after = load_sidecar(result_path(tmp_path / "whole", "toy", protocol)), load_sidecar(path)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    eps_seen.clear()
+    assert evaluate(tiny_clip, data, protocol, out=tmp_path / "cut", progress=False) == resumed
+    assert eps_seen == []
+    assert [p.name for p in path.parent.iterdir() if p.is_dir()] == []
+
+
+def test_lost_perturbations_are_noticed(tiny_clip: HuggingFaceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, protocol = agreeing_set(tiny_clip), protocol_for()
+
+    def second_eps_fails(model, image, label, eps, **words):  # type: ignore[no-untyped-def]
+        if eps == protocol.eps[1]:
+            raise KeyboardInterrupt
+        return pgd(model, image, label, eps, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tima.evaluate.find_stages", lambda *_: [judge_module.Stage("pgd", second_eps_fails, {})])
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
+    (kept,) = (tmp_path / "results").glob(".*.work/0.f16")
+    kept.write_bytes(kept.read_bytes()[:-2])
+    with pytest.raises(ResultError, match="missing or damaged"):
+        evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
+    changed = replace(data, label_B=(data.label_B + 1) % 6)
+    with pytest.raises(DataError, match="has changed"):
+        evaluate(tiny_clip, changed, protocol, out=tmp_path, progress=False)
+
+
+def test_a_result_of_something_else_is_not_overwritten(tiny_clip: HuggingFaceEncoder, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data, protocol = agreeing_set(tiny_clip, 6), protocol_for().model_copy(update={"name": "mine"})
+    evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
+    with pytest.raises(ResultError, match="another checkpoint"):
+        evaluate(build_tiny_clip(tokenizer, seed=1), data, protocol, out=tmp_path, progress=False)
+    with pytest.raises(ResultError, match="another protocol"):
+        evaluate(tiny_clip, data, protocol.model_copy(update={"seed": 5}), out=tmp_path, progress=False)
+    with pytest.raises(ResultError, match="another templates"):
+        evaluate(tiny_clip, replace(data, templates=("art of {c}",)), protocol, out=tmp_path, progress=False)
+    assert evaluate(tiny_clip, data, protocol_for(seed=5), out=tmp_path, progress=False).complete  # custom: a file of its own
+
+
+def test_corrupt_images_are_listed_and_not_counted(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data = agreeing_set(tiny_clip, 12, wrong=0)
+    read = data.read
+    broken = replace(data, read=lambda i: b"no picture" if i in (2, 11) else read(i))
+    result = evaluate(tiny_clip, broken, protocol_for(), out=tmp_path, batch_size=4, progress=False)
+    assert [q.where for q in result.quarantine] == ["toy #2", "toy #11"]
+    assert all("UnidentifiedImageError" in q.why for q in result.quarantine)
+    assert (result.n, result.clean.correct) == (10, 10)
+    assert load_sidecar(result_path(tmp_path, "toy", protocol_for()))["index_N"].tolist() == [0, 1, *range(3, 11)]
+    with pytest.raises(DataError, match="none of the 12 images"):
+        evaluate(tiny_clip, replace(data, read=lambda i: b""), protocol_for(), progress=False)
+
+
+def test_samples_are_those_of_the_seed(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data = agreeing_set(tiny_clip)
+    protocol = protocol_for(samples=9, seed=4, eps="1/255")
+    result = evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
+    arrays = load_sidecar(result_path(tmp_path, "toy", protocol))
+    assert result.n == 9
+    drawn = data.sample(9, 4)
+    assert torch.equal(arrays["label_N"], drawn.label_B)
+    assert [data.where(i) for i in arrays["index_N"].tolist()] == [drawn.where(i) for i in range(9)]
+
+
+def test_the_model_is_left_as_it_was(tiny_clip: HuggingFaceEncoder) -> None:
+    tiny_clip.train()
+    name, frozen = next(iter(tiny_clip.named_parameters()))
+    frozen.requires_grad_(False)
+    before, precision = weights_sha256(tiny_clip), torch.get_float32_matmul_precision()
+    evaluate(tiny_clip, make_image_set(8), protocol_for(eps="1/255"), progress=False)
+    assert tiny_clip.training
+    assert weights_sha256(tiny_clip) == before
+    assert torch.get_float32_matmul_precision() == precision
+    assert [n for n, p in tiny_clip.named_parameters() if not p.requires_grad] == [name]
+    assert all(p.grad is None for p in tiny_clip.parameters())
+
+
+def test_hash_of_the_weights_sees_weights_and_normalisation(tiny_clip: HuggingFaceEncoder) -> None:
+    hashes = {weights_sha256(tiny_clip)}
+    tiny_clip.mean_C11[0] += 1e-3
+    hashes.add(weights_sha256(tiny_clip))
+    with torch.no_grad():
+        next(tiny_clip.parameters()).flatten()[0] += 1e-3
+    hashes.add(weights_sha256(tiny_clip))
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_few_classes_and_clean_metrics(tiny_clip: HuggingFaceEncoder, classes: int) -> None:
+    data = agreeing_set(tiny_clip, 10, classes, wrong=4)
+    result = evaluate(tiny_clip, data, protocol_for(attack_params={"steps": 3, "loss": "dlr"}), progress=False)
+    assert result.metrics.acc5 == (None if classes == 2 else 1.0)
+    correct = torch.arange(10) >= 4
+    recalls = [correct[data.label_B == c].float().mean() for c in data.label_B.unique()]
+    assert result.metrics.mean_per_class_recall == pytest.approx(float(sum(recalls) / len(recalls)))
+    assert counts(result)[0] == 6
+
+
+def test_gallery(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data, protocol = agreeing_set(tiny_clip), protocol_for()
+    evaluate(tiny_clip, data, protocol, out=tmp_path, batch_size=7, gallery=24, progress=False)
+    arrays = load_sidecar(result_path(tmp_path, "toy", protocol))
+    position = arrays["gallery_index"]
+    assert arrays["gallery_clean"].shape == (24, 3, 16, 16)
+    assert arrays["gallery_adv"].shape == (3, 24, 3, 16, 16)
+    assert arrays["correct_N"][position].tolist() == [True] * 22 + [False] * 2
+    assert torch.equal(arrays["gallery_prediction"][0], arrays["clean_prediction_N"][position])
+    classifier = ZeroShotClassifier(tiny_clip, data.class_names)
+    clean = arrays["gallery_clean"].float() / 255
+    for e, eps in enumerate(protocol.eps):
+        adv = arrays["gallery_adv"][e].float()
+        assert float((adv - clean).abs().max()) <= eps + 5e-4  # float16
+        robust = arrays["robust_EN"][e, position]
+        assert torch.equal(arrays["gallery_prediction"][e + 1] == arrays["gallery_label"], robust)
+        confidence = classifier(adv).softmax(1).amax(1)
+        torch.testing.assert_close(arrays["gallery_confidence"][e + 1], confidence, atol=0.02, rtol=0)
+    assert not torch.equal(arrays["gallery_adv"][0], arrays["gallery_adv"][2])
+
+
+def test_bf16_attacks_are_judged_in_fp32(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data = agreeing_set(tiny_clip)
+    half = evaluate(tiny_clip, data, protocol_for(), precision="bf16", progress=False)
+    full = evaluate(tiny_clip, data, protocol_for(), precision="fp32", progress=False)
+    assert half.protocol["precision"] == "bf16"
+    assert half.clean == full.clean
+    assert abs(counts(half)[2] - counts(full)[2]) <= 3
+
+
+def test_stages_attack_only_what_is_left_and_count_what_they_break(
+    tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack suite needs no change here: its attacks are stages."""
+    data, sizes = agreeing_set(tiny_clip), []
+
+    def second(model, image, label, eps, **words):  # type: ignore[no-untyped-def]
+        sizes.append(len(image))
+        return pgd(model, image, label, eps, steps=10, **words)
+
+    stages = [judge_module.Stage("first", pgd, {"steps": 1}), judge_module.Stage("second", second, {})]
+    monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: stages)
+    result = evaluate(tiny_clip, data, protocol_for(eps="0.5/255"), progress=False)
+    (row,) = result.robust
+    assert [a.name for a in row.attacks] == ["first", "second"]
+    assert sizes == [22 - row.attacks[0].broken]
+    assert row.correct == 22 - row.attacks[0].broken - row.attacks[1].broken
+    assert row.attacks[1].broken > 0
+
+
+def test_training_domain_comes_from_the_run(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data, protocol = make_image_set(6, name="pictures"), protocol_for(eps="1/255")
+    assert evaluate(tiny_clip, data, protocol, progress=False).train_domain  # the embedded training set
+    (tmp_path / "recipe.yaml").write_text("data: some/where/toy:train\n")
+    assert not evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False).train_domain
+    assert evaluate(tiny_clip, make_image_set(6), protocol, out=tmp_path, progress=False).train_domain
+
+
+def test_errors(tiny_clip: HuggingFaceEncoder) -> None:
+    data = make_image_set(6)
+    with pytest.raises(RecipeError, match="no attack 'hope'"):
+        evaluate(tiny_clip, data, protocol_for(attack="hope"), progress=False)
+    with pytest.raises(RecipeError, match="no parameter step to set"):
+        evaluate(tiny_clip, data, protocol_for(attack_params={"step": 3}), progress=False)
+    with torch.no_grad():
+        next(iter(tiny_clip.image_parameters().values())).fill_(torch.nan)
+    with pytest.raises(ModelError, match="NaN or infinite logits on 'toy'"):
+        evaluate(tiny_clip, data, protocol_for(), progress=False)
+
+
+def test_other_sizes_are_resized_and_fgsm_works(tiny_clip: HuggingFaceEncoder) -> None:
+    result = evaluate(tiny_clip, make_image_set(6, size=20), protocol_for(attack="fgsm", attack_params={}), progress=False)
+    assert result.complete
+    assert result.attack == "fgsm"
+    assert all(row.forwards >= row.backwards for row in result.robust)
+
+
+def test_counted_model_counts_images_not_calls() -> None:
+    counted = CountedModel(lambda x: x.flatten(1) * 2)
+    x = torch.rand(5, 1, 2, 2, requires_grad=True)
+    torch.autograd.grad(counted(x).sum(), x)
+    counted(x.detach())
+    assert (counted.forwards, counted.backwards) == (10, 5)
