@@ -1,6 +1,7 @@
 """The evaluation: exact counts, the order of truth, and the same answer however it is cut up or interrupted."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tima.models.hugging_face import HuggingFaceEncoder
 from tima.protocols import Protocol, load_protocol
 from tima.results import Result, load_sidecar, read_result, result_path
 
-EPS = "0.25/255,1/255,3/255"
+EPS = "1/1020,1/255,3/255"
 
 
 def protocol_for(**changes: object) -> Protocol:
@@ -82,7 +83,7 @@ def test_batch_size_does_not_matter(tiny_clip: HuggingFaceEncoder, tmp_path: Pat
         assert torch.equal(outcomes[0]["clean_prediction_N"], other["clean_prediction_N"])
 
 
-def test_the_next_eps_starts_from_what_the_smaller_found(tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_eps_starts_from_what_the_smaller_found(tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     data = agreeing_set(tiny_clip)
     calls: list[tuple[float, torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
 
@@ -96,7 +97,7 @@ def test_the_next_eps_starts_from_what_the_smaller_found(tiny_clip: HuggingFaceE
     evaluate(tiny_clip, data, protocol_for(attack="watched"), batch_size=64, progress=False)
     assert [call[0] * 255 for call in calls] == pytest.approx([0.25, 1, 3])
     assert calls[0][2] is None
-    for earlier, later in zip(calls, calls[1:], strict=False):
+    for earlier, later in pairwise(calls):
         assert later[2] is not None
         assert len(earlier[3]) == len(later[1]) > 0
         torch.testing.assert_close(later[2], earlier[3], atol=1e-4, rtol=0)  # kept as float16
@@ -271,7 +272,7 @@ def test_stages_attack_only_what_is_left_and_count_what_they_break(
 
     stages = [judge_module.Stage("first", pgd, {"steps": 1}), judge_module.Stage("second", second, {})]
     monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: stages)
-    result = evaluate(tiny_clip, data, protocol_for(eps="0.5/255"), progress=False)
+    result = evaluate(tiny_clip, data, protocol_for(eps="1/510"), progress=False)
     (row,) = result.robust
     assert [a.name for a in row.attacks] == ["first", "second"]
     assert sizes == [22 - row.attacks[0].broken]

@@ -19,21 +19,21 @@ class TimaConfig(TimaV1Config):
     """Settings of `tima`: those of `tima-v1`, and the following."""
 
     m0: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         description="constant part of the margin, cosine units (times s inside). "
         "known: the need (abstract); our reading: its form, the value",
     )
     margin_by: Literal["similarity", "distance", "constant"] = Field(
-        "similarity",
+        default="similarity",
         description="what kappa scales, min-max scaled over the pairs of the frozen texts; constant: m0 alone. "
         "known: margins follow semantic similarity (abstract); our reading: the scaling",
     )
     margin_sign: Literal[1, -1] = Field(
-        1, description="1: m0 + kappa rho; -1: m0 - kappa rho. our reading: 1, similar classes get the larger margin"
+        default=1, description="1: m0 + kappa rho; -1: m0 - kappa rho. our reading: 1, similar classes get the larger margin"
     )
     w_sc: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="weight of 1 - pearson inside L_SCMHE, so w_mhe multiplies it too; 0: plain MHE. "
         "known: the need (abstract); our reading: Pearson's correlation, the weight",

@@ -19,34 +19,42 @@ class TimaV1Config(MethodConfig):
     """Settings of `tima-v1`. The papers' constants are not available: every default is ours, not theirs."""
 
     text_tower: TextTower = Field(
-        "full",
+        default="full",
         description="part of the text tower that trains; with none IAT is off: no MHE, no IAKD. "
         "known: the text tower is tuned; our reading: all of it",
     )
     w_tam: float = Field(
-        1.0, ge=0, description="weight of L_TAM, the cross-entropy with margins. known: arXiv 2405.17678; 1 by convention"
+        default=1.0,
+        ge=0,
+        description="weight of L_TAM, the cross-entropy with margins. known: arXiv 2405.17678; 1 by convention",
     )
-    kappa: float = Field(0.05, ge=0, description="size of the adaptive margin, cosine units (times s inside). our reading")
+    kappa: float = Field(
+        default=0.05, ge=0, description="size of the adaptive margin, cosine units (times s inside). our reading"
+    )
     w_takd: float = Field(
-        1.0, ge=0, description="weight of L_TAKD on the adversarial image. known: the term; our reading: its form, the weight"
+        default=1.0,
+        ge=0,
+        description="weight of L_TAKD on the adversarial image. known: the term; our reading: its form, the weight",
     )
     w_takd_clean: float = Field(
-        0.0, ge=0, description="weight of L_TAKD on the clean image (one more forward pass). our reading"
+        default=0.0, ge=0, description="weight of L_TAKD on the clean image (one more forward pass). our reading"
     )
     w_mhe: float = Field(
-        1.0, ge=0, description="weight of L_MHE. known: the term (themoonlight.io's retelling); our reading: the weight"
+        default=1.0, ge=0, description="weight of L_MHE. known: the term (themoonlight.io's retelling); our reading: the weight"
     )
-    alpha: float = Field(2.0, gt=0, description="exponent of the distance in L_MHE. known: 2 (themoonlight.io's retelling)")
+    alpha: float = Field(
+        default=2.0, gt=0, description="exponent of the distance in L_MHE. known: 2 (themoonlight.io's retelling)"
+    )
     w_iakd: float = Field(
-        1.0, ge=0, description="weight of L_IAKD. known: the term (abstract); our reading: its form, the weight"
+        default=1.0, ge=0, description="weight of L_IAKD. known: the term (abstract); our reading: its form, the weight"
     )
     kd_scale: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="replaces the logit scale s in TAKD and IAKD (1 / temperature); None: the model's own s. our reading",
     )
     w_feature: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="OURS, not the paper's, off by default: a stabiliser, squared l2 between the un-normalised embeddings of "
         "the student's adversarial and the teacher's clean image. known: FARE, arXiv 2402.12336",

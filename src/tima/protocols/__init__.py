@@ -85,7 +85,10 @@ class Protocol(BaseModel):
 def eps_text(eps: float) -> str:
     """`4/255` where that is the same number, else all digits: reading it gives the same eps again."""
     text = format_eps(eps)
-    return text if float(Fraction(text)) == eps else repr(eps)
+    try:
+        return text if float(Fraction(text)) == eps else repr(eps)
+    except ValueError:  # '0.5/255' is for people: no fraction of whole numbers
+        return repr(eps)
 
 
 def protocols_folder() -> Path:
