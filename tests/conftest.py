@@ -11,10 +11,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+import torchvision_operators
 from PIL import Image
 
 from tima.data import ImageSet
 from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
+
+torchvision_operators.declare_missing()  # before anything imports transformers
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -182,7 +182,9 @@ def test_label_out_of_range_names_file_and_row(tmp_path: Path) -> None:
         find_data(str(tmp_path / "hidden"))
 
 
-@pytest.mark.parametrize(("labels", "message"), [([0, None, 1], "row 1: the label is missing"), (["cat", "dog"], "label is 'cat'")])
+@pytest.mark.parametrize(
+    ("labels", "message"), [([0, None, 1], "row 1: the label is missing"), (["cat", "dog"], "label is 'cat'")]
+)
 def test_labels_that_are_none(tmp_path: Path, labels: list[int | None], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_parquet(write_parquet(tmp_path / "test.parquet", labels))
@@ -192,10 +194,10 @@ def test_parquet_without_names_or_columns_or_sense(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no class names\. Put a classnames\.txt"):
         read_parquet(write_parquet(tmp_path / "test.parquet", [0], names=None))
     pq.write_table(pa.table({"picture": [b""], "label": [0]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="no image column.*found picture, label"):
+    with pytest.raises(DataError, match=r"no image column.*found picture, label"):
         read_parquet(tmp_path / "other.parquet")
     pq.write_table(pa.table({"image": [b""], "target": [0]}), tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="no label column.*found image, target"):
+    with pytest.raises(DataError, match=r"no label column.*found image, target"):
         read_parquet(tmp_path / "other.parquet")
     write_parquet(tmp_path / "set" / "test-0.parquet", [0])
     (tmp_path / "set" / "test-1.parquet").write_bytes(b"PAR1 no more")
@@ -367,7 +369,12 @@ def test_augment_stays_in_range_and_takes_its_chances_from_the_generator() -> No
 # the embedded sets ---------------------------------------------------------------------------------------------------
 
 COUNTS = {"cifar10": (2000, 10), "groceries": (1486, 14), "fashion-mnist": (1000, 10), "quickdraw": (1500, 100)}
-PRESENT = [(name, split) for name in EMBEDDED for split in ("train", "val", "test") if (embedded_folder() / name / f"{split}.parquet").is_file()]
+PRESENT = [
+    (name, split)
+    for name in EMBEDDED
+    for split in ("train", "val", "test")
+    if (embedded_folder() / name / f"{split}.parquet").is_file()
+]
 
 
 def test_the_table_names_what_is_embedded() -> None:

@@ -30,7 +30,9 @@ def test_reads(text: str | float, eps: float) -> None:
     assert parse_eps(text) == eps
 
 
-@pytest.mark.parametrize("text", ["", "four", "4/", "/255", "4/0", "4/255/1", "nan", "nan/255", "-1/255", -0.1, "4%", True, "4,255"])
+@pytest.mark.parametrize(
+    "text", ["", "four", "4/", "/255", "4/0", "4/255/1", "nan", "nan/255", "-1/255", -0.1, "4%", True, "4,255"]
+)
 def test_refuses_what_is_no_size(text: str | float) -> None:
     with pytest.raises(EpsError, match=r"eps"):
         parse_eps(text)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set
 
-import tima._evaluate_judge as judge_module
-from tima.attacks import ATTACKS, CountedModel, pgd
+from tima.attacks import CountedModel, Stage, pgd
 from tima.data import ImageSet
 from tima.errors import DataError, ModelError, RecipeError, ResultError
 from tima.evaluate import evaluate, weights_sha256
@@ -73,7 +72,7 @@ def test_counts_are_exact_and_the_order_of_truth_holds_for_each_image(tiny_clip:
 
 
 def test_batch_size_does_not_matter(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
-    data = agreeing_set(tiny_clip)
+    data = agreeing_set(tiny_clip, 15)
     outcomes = []
     for size in (1, 7, 64):
         evaluate(tiny_clip, data, protocol_for(), out=tmp_path / str(size), batch_size=size, progress=False)
@@ -92,9 +91,8 @@ def test_each_eps_starts_from_what_the_smaller_found(tiny_clip: HuggingFaceEncod
         calls.append((eps, image, words["start_BCHW"], found[model.logits_fn(found).argmax(1) == label]))
         return found
 
-    monkeypatch.setitem(ATTACKS, "watched", watched)
-    monkeypatch.setattr("tima.attacks.inspect.signature", lambda _: __import__("inspect").Signature())
-    evaluate(tiny_clip, data, protocol_for(attack="watched"), batch_size=64, progress=False)
+    monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: [Stage("pgd", watched, {"steps": 3})])
+    evaluate(tiny_clip, data, protocol_for(), batch_size=64, progress=False)
     assert [call[0] * 255 for call in calls] == pytest.approx([0.25, 1, 3])
     assert calls[0][2] is None
     for earlier, later in pairwise(calls):
@@ -118,7 +116,7 @@ def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(
         eps_seen.append(eps)
         return pgd(model, image, label, eps, **words)
 
-    stages = [judge_module.Stage("pgd", pulled_plug, {"steps": 3})]
+    stages = [Stage("pgd", pulled_plug, {"steps": 3})]
     monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: stages)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny_clip, data, protocol, out=tmp_path / "cut", batch_size=8, gallery=3, progress=False)
@@ -148,7 +146,7 @@ def test_lost_perturbations_are_noticed(tiny_clip: HuggingFaceEncoder, tmp_path:
         return pgd(model, image, label, eps, **words)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tima.evaluate.find_stages", lambda *_: [judge_module.Stage("pgd", second_eps_fails, {})])
+        patch.setattr("tima.evaluate.find_stages", lambda *_: [Stage("pgd", second_eps_fails, {})])
         with pytest.raises(KeyboardInterrupt):
             evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
     (kept,) = (tmp_path / "results").glob(".*.work/0.f16")
@@ -270,9 +268,9 @@ def test_stages_attack_only_what_is_left_and_count_what_they_break(
         sizes.append(len(image))
         return pgd(model, image, label, eps, steps=10, **words)
 
-    stages = [judge_module.Stage("first", pgd, {"steps": 1}), judge_module.Stage("second", second, {})]
+    stages = [Stage("first", pgd, {"steps": 1, "step_size": 1e-9}), Stage("second", second, {})]
     monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: stages)
-    result = evaluate(tiny_clip, data, protocol_for(eps="1/510"), progress=False)
+    result = evaluate(tiny_clip, data, protocol_for(eps="1/255"), progress=False)
     (row,) = result.robust
     assert [a.name for a in row.attacks] == ["first", "second"]
     assert sizes == [22 - row.attacks[0].broken]

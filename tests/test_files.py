@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_for_people(tmp_path: Path) -> 
 def test_a_full_disk_is_recognised_whoever_writes(tmp_path: Path, small_disk: None, library: str) -> None:
     big = torch.zeros(500_000)
     write_text(tmp_path / "x", "old")
-    with pytest.raises(TimaError, match="Could not write .*untouched"), atomic_path(tmp_path / "x") as part:
+    with pytest.raises(TimaError, match=r"Could not write .*untouched"), atomic_path(tmp_path / "x") as part:
         if library == "python":
             part.write_bytes(bytes(2_000_000))
         elif library == "safetensors":

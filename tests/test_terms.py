@@ -5,6 +5,7 @@ Shapes: `B` images, `C` classes, `D` embedding width.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,8 +244,14 @@ def test_all_texts_the_same() -> None:
     total = terms.mhe(text) + terms.semantic_consistency(text, unit(4, 1, torch.float32))
     total.backward()
     assert total.item() == pytest.approx(2) and raw.grad is not None and torch.isfinite(raw.grad).all()
-    # nothing but rounding differs between the pairs, and rounding must not be scaled up to a margin
     assert torch.equal(terms.asam_margin(text.detach(), 0.3, 0.2), 0.2 * (1 - torch.eye(4)))
+
+
+@pytest.mark.parametrize("by", ["similarity", "distance"])
+def test_rounding_is_not_scaled_up_to_a_margin(by: Any) -> None:
+    text = torch.linalg.qr(torch.randn(6, 6)).Q  # every pair at a right angle, up to rounding
+    assert (text @ text.T).triu(1).unique().numel() > 2  # there is rounding
+    assert torch.allclose(terms.asam_margin(text, 0.3, 0.2, by=by), 0.2 * (1 - torch.eye(6)))
 
 
 @pytest.mark.parametrize("n_classes", [1, 2])

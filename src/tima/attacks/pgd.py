@@ -172,7 +172,9 @@ def _run(logits_fn: LogitsFn, search: _Search, ball: Ball, x_ACHW: Tensor, size_
                 keep_A = ~broken_A
         if not last and (keep_A is None or bool(keep_A.any())):
             check_reaches_pixels(loss_A)
-            (gradient_ACHW,) = torch.autograd.grad(loss_A.sum(), x_ACHW)
+            # of the sum, never the mean: a mean shrinks gradients with the batch until they underflow
+            (gradient_ACHW,) = torch.autograd.grad(loss_A, x_ACHW, torch.ones_like(loss_A))
+            bad |= ~gradient_ACHW.sum().isfinite()  # sign(NaN) is 0: the attack would stand still and look weak
         del output
         x_ACHW, loss_A = x_ACHW.detach(), loss_A.detach()
         if keep_A is not None:
@@ -184,6 +186,6 @@ def _run(logits_fn: LogitsFn, search: _Search, ball: Ball, x_ACHW: Tensor, size_
             search.record(x_ACHW, loss_A)
         if not last:
             x_ACHW = ball.step_(gradient_ACHW if keep_A is None else gradient_ACHW[keep_A], x_ACHW, size_A)
-    not_finite(bad | x_ACHW.isnan().any())
+    not_finite(bad)
     if not search.keep_best:
         search.record(x_ACHW, None)

@@ -39,10 +39,10 @@ def protocols() -> None:
     from rich.table import Table
 
     from tima.eps import format_eps
-    from tima.protocols import known_protocols
+    from tima.protocols import known_protocols, load_protocol
 
     table = Table("protocol", "attack", "eps", "samples", "what it is", box=None)
-    for p in known_protocols():
+    for p in map(load_protocol, known_protocols()):
         eps = ", ".join(map(format_eps, p.eps))
         table.add_row(f"{p.name}@{p.version}", p.attack, eps, str(p.samples or "all"), p.about)
     stdout().print(table)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tima.data.decode import decode
+from tima.data.decoding import decode
 from tima.errors import DataError
 
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)

@@ -41,7 +41,7 @@ class HuggingFaceEncoder(DualEncoder):
                 f"'{name}' is a '{backbone.config.model_type}' model; supported are {', '.join(FAMILIES)}. "
                 "Other two-tower models need a back end like tima/models/hugging_face.py."
             )
-        self.backbone, self.tokenizer, self.name = backbone.float().eval(), tokenizer, name
+        self.backbone, self.tokenizer, self.name = backbone.float(), tokenizer, name
         _, self.image_prefixes, self.text_prefixes, self.text_projection_prefixes = family
         self.image_size = int(backbone.config.vision_config.image_size)
         self.embed_dim = _embed_dim(backbone)
@@ -49,6 +49,7 @@ class HuggingFaceEncoder(DualEncoder):
         # a tokenizer may know a shorter limit than the tower (sentence encoders), or none at all (1e30)
         limits = (getattr(backbone.config.text_config, "max_position_embeddings", 77), tokenizer.model_max_length, 512)
         self.context_length = int(min(limits))
+        self.eval()
 
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
         return _pooled(self.backbone.get_image_features(pixel_values=normalised_BCHW))

@@ -30,7 +30,7 @@ class OpenClipEncoder(DualEncoder):
     def __init__(self, backbone: Any, tokenizer: Any, model_config: dict[str, Any], *, name: str) -> None:
         preprocess = backbone.visual.preprocess_cfg
         super().__init__(preprocess["mean"], preprocess["std"])
-        self.backbone, self.tokenizer, self.name = backbone.float().eval(), tokenizer, name
+        self.backbone, self.tokenizer, self.name = backbone.float(), tokenizer, name
         self.model_config, self.preprocess = model_config, preprocess
         self.image_size = _square(preprocess["size"], name)
         self.embed_dim = int(model_config["embed_dim"])
@@ -41,6 +41,7 @@ class OpenClipEncoder(DualEncoder):
         # is known to be that; other text towers (Hugging Face, SigLIP, CoCa) keep their full length.
         plain = type(backbone).__name__ == "CLIP"
         self._can_cut = plain and backbone.attn_mask is not None and backbone.text_pool_type in ("argmax", "eos")
+        self.eval()
 
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
         return self.backbone.encode_image(normalised_BCHW, normalize=False)

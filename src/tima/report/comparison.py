@@ -189,7 +189,9 @@ def _average(title: str, blocks: list[Block], runs: list[Run]) -> Block:
     names = tuple(block.title for block in blocks)
     chances = [block.chance for block in blocks if block.chance is not None]
     chance = sum(chances) / len(chances) if len(chances) == len(blocks) else None
-    about = f"unweighted mean of {len(names)} data sets: {', '.join(names)}"
+    counts = {row[0].n for row in cells if row[0].n}
+    images = f" ({counts.pop():,} images)" if len(counts) == 1 else ""
+    about = f"unweighted mean of {len(names)} data sets{images}: {', '.join(names)}"
     return _mark_best(Block(title, about, cells, warnings, names, any(b.train_domain for b in blocks), chance))
 
 

@@ -35,8 +35,8 @@ def curve(comparison: Comparison, block: Block, key: str) -> str:
     if block.chance is not None:
         axes.axhline(100 * block.chance, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
         axes.annotate(
-            "chance", (1, 100 * block.chance), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="right", va="bottom", color=INK, fontsize=7.5,
+            "chance", (_free_spot(block, sizes), 100 * block.chance), (0, 2), textcoords="offset points",
+            ha="center", va="bottom", color=INK, fontsize=7.5,
         )  # fmt: skip
         top = max(top, 100 * block.chance)
     axes.set_ylim(0, min(100.0, 5 * (top // 5 + 1)))
@@ -46,6 +46,22 @@ def curve(comparison: Comparison, block: Block, key: str) -> str:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.set_xlabel("attack size eps, in 255ths of the pixel range" if levels == 255 else f"attack size eps, {comparison.norm}")
     return to_svg(figure, key=key, alt=_alt(comparison, block))
+
+
+def _free_spot(block: Block, sizes: list[float]) -> float:
+    """Where along the chance line a word is farthest from every curve."""
+    import numpy as np
+
+    spots = np.linspace(0.1, 0.92, 40) * max(sizes)
+    gap = np.full(len(spots), np.inf)
+    for row in block.cells:
+        known = [(x, cell.value) for x, cell in zip(sizes, row, strict=True) if cell.value is not None]
+        if known and block.chance is not None:
+            at = np.interp(spots, [x for x, _ in known], [value for _, value in known])
+            below = at < block.chance  # the word stands above its line, so curves below it are no danger
+            gap = np.minimum(gap, np.where(below, 0.05 + block.chance - at, at - block.chance))
+    over_word = [gap[max(0, i - 3) : i + 4].min() for i in range(len(gap))]  # the word is about six spots wide
+    return float(spots[int(np.argmax(over_word))])
 
 
 def _ticks() -> "object":

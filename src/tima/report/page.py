@@ -1,5 +1,6 @@
 """Puts the parts together into one self-contained HTML page, and writes the tables beside it as Markdown and CSV."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,7 +74,7 @@ def _html(runs: list[Run], comparisons: list[Comparison], warnings: list[str], t
     training: list[tuple[Run, list[Panel]]] = [(run, training_panels(run, f"t{r}")) for r, run in enumerate(runs)]
     folder = files("tima.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "interval": interval, "safe_svg": Markup}
+    environment.filters |= {"percent": percent, "interval": interval, "safe_svg": Markup, "tie": tie}
     values: dict[str, Any] = {
         "title": title,
         "style": Markup((folder / "page.css").read_text(encoding="utf-8")),
@@ -89,6 +90,11 @@ def _html(runs: list[Run], comparisons: list[Comparison], warnings: list[str], t
         "made": f"{datetime.now(tz=UTC):%d %B %Y, %H:%M} UTC",
     }
     return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(values)
+
+
+def tie(text: str) -> str:
+    """Numbers keep their unit beside them when a line breaks, and ranges stay whole."""
+    return re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", text.replace(" %", "\u00a0%"))  # noqa: RUF001
 
 
 def about(run: Run) -> str:

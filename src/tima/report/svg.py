@@ -17,7 +17,7 @@ SERIES = [f"#0c0e{number:02x}" for number in range(7)]  # 0 is the grey of the u
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # never colour alone
 DASHES: list[tuple[int, tuple[float, ...] | None]] = [(0, (4, 1.6)), (0, None), (0, None), (0, None), (0, (5, 1.4)), (0, (3, 1.2)), (0, (6, 1, 1, 1))]
 VARIABLES = {INK: "--ink-2", GRID: "--grid", CARD: "--card"} | {colour: f"--s{i}" for i, colour in enumerate(SERIES)}
-SIZE = (4.3, 2.55)  # inches: about 410 CSS pixels wide before the page scales it
+SIZE = (4.0, 2.5)  # inches: about 380 CSS pixels wide before the page scales it
 
 
 def slot(series: int) -> int:
@@ -38,9 +38,9 @@ def new_figure(size: tuple[float, float] = SIZE) -> "tuple[Figure, Axes]":
     axes.spines["bottom"].set_color(GRID)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8.5, length=0, pad=4)
-    axes.xaxis.label.set(color=INK, fontsize=8.5)
-    axes.yaxis.label.set(color=INK, fontsize=8.5)
+    axes.tick_params(colors=INK, labelsize=8, length=0, pad=4)
+    axes.xaxis.label.set(color=INK, fontsize=8)
+    axes.yaxis.label.set(color=INK, fontsize=8)
     return figure, axes
 
 

@@ -36,7 +36,7 @@ def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
     table.add_column("data")
     table.add_column("model")
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(f" {column}", no_wrap=True)
     for comparison in comparisons:
         for block in comparison.blocks:
             title = block.title if len(comparisons) == 1 else f"{block.title} [{comparison.label}]"
@@ -53,7 +53,7 @@ def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
     return table
 
 
-def _spread(title: str, rows: int, width: int = 18) -> list[str]:
+def _spread(title: str, rows: int, width: int = 16) -> list[str]:
     """A long title over the lines of its section instead of making one of them taller."""
     lines = textwrap.wrap(title, width, break_long_words=False)
     lines = [*lines[: rows - 1], " ".join(lines[rows - 1 :])]
@@ -65,8 +65,8 @@ def _terminal_cell(cell: Cell) -> "Text":
 
     if cell.value is None:
         return Text(cell.note.split(":")[0], style="yellow")
-    width = f"{100 * cell.low:.0f}–{100 * cell.high:.0f}"  # noqa: RUF001
-    return Text.assemble((percent(cell.value), "bold" if cell.best else ""), (f" {width:<5}", "dim"))
+    bounds = f"{100 * cell.low:.0f}–{100 * cell.high:.0f}"  # noqa: RUF001
+    return Text.assemble((f"{percent(cell.value):>5}", "bold" if cell.best else ""), (f" {bounds}", "dim"))
 
 
 def markdown_table(run_folders: Sequence[str | Path]) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SOLID: tuple[float, ...] | None = None
 TERM_DASHES: list[tuple[float, ...] | None] = [SOLID, (5, 2), (2, 1.5), (6, 2, 1, 2), (3, 3)]
+TERM_COLOURS = [3, 4, 5, 6, 1, 2]  # not first the colours that mean a run elsewhere on the page
 SMOOTH = 9  # training batches are noisy: the strong line is a running mean over this many records
 
 
@@ -59,7 +60,7 @@ def _loss_lines(train: list[dict[str, Any]]) -> list[Line]:
     if len(names) != 1:
         lines = [_smooth("total", train, lambda record: record.get("loss"), INK, SOLID, 2.2)]
     for index, name in enumerate(names):
-        colour, dash = SERIES[1 + index % 6], TERM_DASHES[index % len(TERM_DASHES)]
+        colour, dash = SERIES[TERM_COLOURS[index % len(TERM_COLOURS)]], TERM_DASHES[index % len(TERM_DASHES)]
         lines.append(_smooth(name, train, lambda record, name=name: record.get("terms", {}).get(name), colour, dash))
     return [line for line in lines if line.x]
 
@@ -69,7 +70,7 @@ def _accuracy_lines(train: list[dict[str, Any]], val: list[dict[str, Any]]) -> l
         return lambda record: _hundred((record.get(part) or {}).get(what))
 
     lines = [_smooth("training, attacked", train, lambda r: _hundred(r.get("robust_accuracy")), SERIES[0], SOLID, 1.3)]
-    for part, words, colour in (("seen", "known classes", SERIES[1]), ("unseen", "held-out classes", SERIES[2])):
+    for part, words, colour in (("seen", "known classes", SERIES[3]), ("unseen", "held-out classes", SERIES[4])):
         lines.append(_points(f"{words}, clean", val, of(part, "clean_accuracy"), colour, (4, 2), "o"))
         lines.append(_points(f"{words}, attacked", val, of(part, "robust_accuracy"), colour, SOLID, "s"))
     return [line for line in lines if line.x]
@@ -121,7 +122,8 @@ def _panel(title: str, lines: list[Line], run: Run, key: str, alt: str, unit: st
         )
     if all(min(line.y) >= 0 for line in lines):
         axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(line.x[-1] for line in lines) or 1)
+    axes.margins(y=0.1)
     axes.set_xlabel("optimiser step")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
     best = run.summary.get("best_step")
@@ -133,8 +135,8 @@ def _panel(title: str, lines: list[Line], run: Run, key: str, alt: str, unit: st
 def _mark_step(axes: "Axes", step: float) -> None:
     """The checkpoint that was kept."""
     axes.axvline(step, color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
-    right = step > axes.get_xlim()[1] * 0.8
+    right = step > axes.get_xlim()[1] * 0.6
     axes.annotate(
-        "kept" if right else "kept checkpoint", (step, 1), (-3 if right else 3, -1), xycoords=("data", "axes fraction"),
+        "kept checkpoint", (step, 1), (-3 if right else 3, -1), xycoords=("data", "axes fraction"),
         textcoords="offset points", ha="right" if right else "left", va="top", color=INK, fontsize=7.5,
     )  # fmt: skip

@@ -1,0 +1,143 @@
+"""The command line as a user meets it: every command, its files, and the errors it explains."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import build_tiny_clip, make_image_set, png
+from typer.testing import CliRunner
+
+from tima.cli import app
+from tima.errors import DataError, EpsError, ModelError, RecipeError
+
+COMMANDS = ["train", "evaluate", "report", "predict", "attack", "demo", "pretrain", "methods", "data", "protocols"]
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+    root = tmp_path_factory.mktemp("cli")
+    build_tiny_clip(tokenizer).save_pretrained(root / "model")
+    images = make_image_set(n=48, classes=8)
+    for i in range(len(images)):
+        for split in ("train", "test"):
+            folder = root / "toy" / split / images.class_names[int(images.label_B[i])]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    (root / "photo.png").write_bytes(png(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)))
+    return root
+
+
+def run(*words: object) -> str:
+    result = runner.invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_help_reads_well_and_needs_no_torch() -> None:
+    code = "import sys; from tima.cli import app; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    overview = run("--help")
+    for command in COMMANDS:
+        assert command in overview
+        assert "--help" in run(command, "--help")
+
+
+def test_train_evaluate_report(world: Path, tmp_path: Path) -> None:
+    common = ["--quiet", "val_every=2", "val_samples=8", "val_attack_steps=1", "held_out_classes=0.25", "precision=fp32"]
+    for method in ("tecoa", "tima"):
+        out = run(
+            "train", "--method", method, "--model", world / "model", "--data", world / "toy", "--eps", "4/255", "--steps", 2,
+            "--batch-size", 8, "--out", tmp_path / method, *common,
+        )  # fmt: skip
+        assert "tima evaluate" in out
+        words = ["--model", tmp_path / method, "--data", world / "toy", "--eps", "1/255,4/255", "--steps", 2, "--samples", 12]
+        out = run("evaluate", *words, "--attack", "pgd", "--quiet")
+        assert "4/255" in out
+    stored = yaml.safe_load((tmp_path / "tima" / "recipe.yaml").read_text())
+    assert (stored["method"], stored["eps"], stored["steps"], stored["precision"]) == ("tima", "4/255", 2, "fp32")
+    result = json.loads(next((tmp_path / "tima" / "results").glob("*.json")).read_text())
+    assert result["complete"] and result["n"] == 12 and result["protocol"]["name"] == "custom"
+    assert [r["eps_text"] for r in result["robust"]] == ["1/255", "4/255"]
+    out = run("report", tmp_path / "tecoa", tmp_path / "tima", "--out", tmp_path / "page.html")
+    assert "<html" in (tmp_path / "page.html").read_text() and "page.html" in out
+
+
+def test_a_missing_data_set_is_named_and_the_others_are_done(world: Path, tmp_path: Path) -> None:
+    words = ["--model", world / "model", "--data", f"{world / 'toy'},nowhere", "--eps", "1/255", "--steps", 1, "--samples", 4]
+    with pytest.raises(DataError, match="1 of 2 data sets"):
+        run("evaluate", *words, "--out", tmp_path / "run", "--quiet")
+    assert len(list((tmp_path / "run" / "results").glob("*.json"))) == 1
+
+
+def test_resume_takes_the_runs_own_settings(world: Path, tmp_path: Path) -> None:
+    words = ["--model", world / "model", "--data", world / "toy", "--steps", 2, "--batch-size", 8, "--out", tmp_path / "run", "--quiet"]
+    run("train", "--method", "ft-clean", *words, "val_samples=4", "val_attack_steps=1")
+    run("train", "--resume", tmp_path / "run", "--quiet")
+    with pytest.raises(RecipeError, match="own settings"):
+        run("train", "--resume", tmp_path / "run", "lr=1")
+
+
+def test_predict_shows_every_class(world: Path) -> None:
+    out = run("predict", "--model", world / "model", "--classes", "a cat, a dog", world / "photo.png")
+    assert "a cat" in out and "a dog" in out and "%" in out
+
+
+def test_attack_writes_a_picture_within_eps(world: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from tima.data import decode
+
+    out = run(
+        "attack", "--model", world / "model", "--classes", "a cat, a dog", "--label", "a cat", "--eps", "4/255",
+        world / "photo.png", "--out", tmp_path / "adv.png",
+    )  # fmt: skip
+    clean = decode(world / "photo.png", 16).int().permute(1, 2, 0).numpy()
+    adversarial = np.array(Image.open(tmp_path / "adv.png")).astype(int)
+    assert 0 < np.abs(adversarial - clean).max() <= 4
+    assert "answer" in out and (tmp_path / "adv.compare.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["attack", "--classes", "cat,dog", "--eps", "4"], EpsError, "'4/255'"),
+        (["attack", "--classes", "cat,dog", "--label", "cow"], DataError, "none of the classes"),
+        (["predict", "--classes", "cat,cat"], DataError, "given twice"),
+        (["predict", "--classes", " , "], DataError, "empty"),
+    ],
+)
+def test_bad_words_are_explained(world: Path, words: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run(*words, "--model", world / "model", world / "photo.png")
+
+
+def test_bad_files_are_explained(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for path, message in ((tmp_path / "text.png", "cannot be read"), (tmp_path / "none.png", "does not exist")):
+        with pytest.raises(DataError, match=message):
+            run("predict", "--model", world / "model", "--classes", "cat,dog", path)
+    with pytest.raises(ModelError, match="does not exist"):
+        run("predict", "--model", tmp_path / "nothing", "--classes", "cat,dog", world / "photo.png")
+    with pytest.raises(RecipeError, match="--out"):
+        run("train", "--method", "tecoa")
+
+
+def test_errors_end_in_one_line_and_status_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from tima.cli import main; main()", "attack", "x.png", "--classes", "a,b", "--eps", "4"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "error:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_lists() -> None:
+    assert all(name in run("methods") for name in ("tima", "tima-v1", "tecoa", "ft-clean"))
+    assert "pgd@1" in run("protocols")
+    assert "cifar10" in run("data")

@@ -1,0 +1,52 @@
+"""Put the demo's table into README.md, from the result files in docs/demo.
+
+    tima demo && python tools/update_readme.py --from runs/demo     # copies the new results, then writes the table
+    python tools/update_readme.py                                   # writes the table from what is stored
+
+Only result JSONs, summaries, metrics and recipes are stored: no figure in the README is typed by hand.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from tima.report import markdown_table
+
+ROOT = Path(__file__).resolve().parent.parent
+STORED = ROOT / "docs" / "demo"
+RUNS = ("original", "tecoa", "tima")
+BEGIN, END = "<!-- results:", "<!-- end of results -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="source", type=Path, help="folder of a finished demo")
+    args = parser.parse_args()
+    if args.source:
+        store(args.source)
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def store(source: Path) -> None:
+    for run in RUNS:
+        target = STORED / run
+        shutil.rmtree(target, ignore_errors=True)
+        (target / "results").mkdir(parents=True)
+        for file in [*source.glob(f"{run}/*.json"), *source.glob(f"{run}/*.jsonl"), *source.glob(f"{run}/recipe.yaml")]:
+            shutil.copy(file, target / file.name)
+        for file in source.glob(f"{run}/results/*.json"):
+            shutil.copy(file, target / "results" / file.name)
+
+
+def with_table(readme: str) -> str:
+    """`readme` with the table between the two comments made anew."""
+    head, _, rest = readme.partition(BEGIN)
+    comment, _, rest = rest.partition("\n")
+    _, _, tail = rest.partition(END)
+    table = markdown_table([STORED / run for run in RUNS])
+    return f"{head}{BEGIN}{comment}\n{table}\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    main()
