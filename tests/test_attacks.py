@@ -112,7 +112,7 @@ def test_l_inf_stays_inside_exactly(attack: Callable[..., Tensor], levels: int, 
     assert found.dtype == torch.float32
     assert float((found.double() - image.double()).abs().max()) <= eps  # in exact arithmetic
     assert bool(((found - image).abs() <= eps).all())  # and as people write it
-    assert 0 <= float(found.min())
+    assert float(found.min()) >= 0
     assert float(found.max()) <= 1
     assert float((found - image).abs().max()) > 0.99 * eps
 

@@ -22,7 +22,7 @@ from tima.report.gallery import galleries
 from tima.report.runs import read_runs
 from tima.report.svg import slot
 from tima.report.words import summary_sentences
-from tima.results import Clean, Metrics, Quarantined, Result, Robust, result_path
+from tima.results import AttackRecord, Clean, Metrics, Quarantined, Result, Robust, result_path
 from tima.stats import macro_average, wilson
 
 CLASSES = ["cat", "dog", "tree", "boat"]
@@ -65,8 +65,8 @@ def write_stored(
     robust = [
         Robust(
             eps=eps, eps_text=text, n=n, correct=c, robust_accuracy=c / n, ci95=wilson(c, n), already_broken=n - before,
-            attacks=[{"name": "pgd", "params": rules.attack_params, "broken": before - c}], forwards=10 * before, backwards=10 * before,
-            wall_time_s=2.5,
+            attacks=[AttackRecord(name="pgd", params=rules.attack_params, broken=before - c)], forwards=10 * before,
+            backwards=10 * before, wall_time_s=2.5,
         )
         for eps, text, before, c in zip(rules.eps, rules.content()["eps"], counts, counts[1:], strict=False)
     ]  # fmt: skip
@@ -87,7 +87,8 @@ def write_stored(
         "robust_EN": torch.stack([alive < c for c in counts[1:]]) if counts[1:] else torch.zeros(0, n, dtype=torch.bool),
     }  # fmt: skip
     if gallery_GCHW is not None:
-        tensors |= gallery_tensors(gallery_GCHW, gallery_index, [row.eps for row in robust], len(class_names), folder.name, answers)
+        sizes = [row.eps for row in robust]
+        tensors |= gallery_tensors(gallery_GCHW, gallery_index, sizes, len(class_names), folder.name, answers)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path.with_suffix(".safetensors"))
     return path
 
@@ -123,8 +124,8 @@ def write_run(folder: Path, method: str | None, scores: dict[str, list[float]], 
     """A run folder; `method` None is a model that was only evaluated."""
     folder.mkdir(parents=True)
     if method is not None:
-        summary = {"method": method, "model": "nano", "data": "pictures", "eps": 4 / 255, "steps": 60, "seconds": 75.4, "best_step": 40}
-        (folder / "summary.json").write_text(json.dumps({**summary, "val": {}, "seed": 0}))
+        summary = {"method": method, "model": "nano", "data": "pictures", "eps": 4 / 255, "steps": 60, "best_step": 40}
+        (folder / "summary.json").write_text(json.dumps({**summary, "seconds": 75.4, "val": {}, "seed": 0}))
         write_metrics(folder)
     for data, shares in scores.items():
         write_stored(folder, data, shares, train_domain=method is not None and data == "pictures", **options)
@@ -285,7 +286,7 @@ def test_page_is_self_contained_and_valid(runs: list[Path], tmp_path: Path) -> N
     page = Page(report(runs, tmp_path / "out" / "report.html", title="A <b> & c"))
     assert not page.of("script") and not page.of("link")
     assert "A <b> & c" in page.text
-    outside = [a.get("src") or a.get("href") or a.get("xlink:href") for _, a in page.tags if {"src", "href", "xlink:href"} & set(a)]
+    outside = [a[name] for _, a in page.tags for name in ("src", "href", "xlink:href") if name in a]
     assert outside and all(address is not None and address.startswith(("data:", "#")) for address in outside)
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
@@ -377,7 +378,8 @@ def test_names_follow_the_order_given_and_stay_apart(runs: list[Path], tmp_path:
 
 
 def test_bad_folders_are_refused(runs: list[Path], tmp_path: Path) -> None:
-    for folders, words in (([], "No run folder"), ([tmp_path / "nowhere"], "is not there"), ([runs[0], runs[0]], "given twice")):
+    nowhere = tmp_path / "nowhere"
+    for folders, words in (([], "No run folder"), ([nowhere], "is not there"), ([runs[0], runs[0]], "given twice")):
         with pytest.raises(ResultError, match=words):
             markdown_table(folders)
     (runs[1] / "summary.json").write_text("{")

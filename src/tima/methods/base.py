@@ -138,14 +138,7 @@ class Method(ABC):
     def attack_output(self, student: DualEncoder, text_CD: Tensor) -> LogitsFn:
         """What the inner attack sees: pixels `BCHW` in [0, 1] to logits `BC` against fixed class texts."""
         fixed_CD = text_CD.detach()
-
-        def logits(image_BCHW: Tensor) -> Tensor:
-            image_BD = student.encode_image(image_BCHW)
-            # a bf16 product of embeddings, times a scale of 100, is off by tenths of a logit: it stays in fp32
-            with torch.autocast(image_BD.device.type, enabled=False):
-                return student.logits(image_BD.float(), fixed_CD.float())
-
-        return logits
+        return lambda image_BCHW: student.logits(student.encode_image(image_BCHW), fixed_CD)
 
     @abstractmethod
     def losses(self, step: Step) -> dict[str, Tensor]:

@@ -108,10 +108,11 @@ class DualEncoder(nn.Module):
         return F.normalize(feature_CD.float(), dim=-1) if normalize else feature_CD.float()
 
     def logits(self, image_BD: Tensor, text_CD: Tensor) -> Tensor:
-        """Unit-norm embeddings to logits `B x C`, in fp32 also under autocast: at a scale of 100 bf16 is half a logit off."""
+        """Unit-norm embeddings to logits `B x C`, in fp32."""
+        # a bf16 product of embeddings, times a scale of 100, is off by tenths of a logit: autocast stays outside
         with torch.autocast(image_BD.device.type, enabled=False):
-            logits_BC = self.logit_scale.float() * (image_BD.float() @ text_CD.float().T)
-            return logits_BC if self.logit_bias is None else logits_BC + self.logit_bias.float()
+            logits_BC = self.logit_scale * (image_BD @ text_CD.T)
+            return logits_BC if self.logit_bias is None else logits_BC + self.logit_bias
 
     def image_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the image tower with its projection, by name in `backbone`."""

@@ -57,9 +57,7 @@ class ZeroShotClassifier(nn.Module):
 
     text_CD: Tensor
 
-    def __init__(
-        self, model: DualEncoder, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES
-    ) -> None:
+    def __init__(self, model: DualEncoder, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> None:
         super().__init__()
         check_class_names(class_names, "ZeroShotClassifier")
         check_templates(templates, "ZeroShotClassifier")

@@ -62,6 +62,8 @@ class PretrainRecipe(_Strict):
     shape: Shape = Shape()
     text: Stage = Stage(steps=6000, batch_size=256, lr=1e-3)
     image: Stage = Stage(steps=4000, batch_size=256, lr=1e-3)
+    keep_patches: float = Field(0.5, gt=0, le=1, description="share of the patches the image tower sees while learning (FLIP)")
+    whole_share: float = Field(0.25, ge=0, le=1, description="last share of the image steps, in which it sees all of them")
     w_contrastive: float = Field(1.0, description="symmetric contrastive loss on image-text pairs")
     w_bank: float = Field(2.0, description="KL of teacher and student over the bank of nouns and class names")
     w_feature: float = Field(2.0, description="1 - cosine of student and teacher image embeddings")

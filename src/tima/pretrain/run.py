@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from tima._files import atomic_folder, atomic_path, write_text
 from tima.data import find_data
+from tima.data.augment import augment
 from tima.models import ZeroShotClassifier, load_model
 from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 from tima.pretrain import cache
-from tima.data.augment import augment
+from tima.pretrain.masked import encode_patches
 from tima.pretrain.recipe import PretrainRecipe, Shape, Stage
-from tima.pretrain.sources import gather_pairs, gather_texts
+from tima.pretrain.sources import Pairs, gather_pairs, gather_texts
 from tima.pretrain.tokenizer import train_tokenizer
 
 console = Console()
@@ -95,19 +96,18 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     image_N = cache.pictures(out / "cache", pairs, recipe.shape.image_size)
     v0_ND = cache.teacher_images(out / "cache", teacher, pairs, recipe.teacher_image_size)
     del teacher
-    templates = recipe.templates
+    table_WD, word_of_NT = encode_words(student, pairs, recipe.templates)
+    whole_from = round((1 - recipe.whole_share) * recipe.image.steps)
 
     def image_loss(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(pairs), (recipe.image.batch_size,), generator=g)
-        picks = torch.randint(len(templates), (len(rows),), generator=g).tolist()
-        names = [pairs.text_N[i] for i in rows.tolist()]
-        free = [pairs.is_caption_N[i] for i in rows.tolist()]
-        words = [n if f else templates[p].replace("{c}", n) for n, f, p in zip(names, free, picks, strict=True)]
-        with torch.no_grad():  # the text tower is locked while the image tower learns (LiT, Zhai et al. 2022)
-            t_BD = student.encode_text(words)
-        v_BD = student.encode_image(augment(image_N[rows].float() / 255, g))
+        picks = torch.randint(len(recipe.templates), (len(rows),), generator=g)
+        t_BD = table_WD[word_of_NT[rows, picks]]
+        keep = 1.0 if step >= whole_from else recipe.keep_patches
+        v_BD = encode_patches(student, augment(image_N[rows].float() / 255, g), keep, g)
         v0_BD = v0_ND[rows].float()
-        same_BB = torch.tensor([[a == b for b in names] for a in names]).float()
+        first_B = word_of_NT[rows, 0]
+        same_BB = (first_B[:, None] == first_B[None, :]).float()
         target_BB = same_BB / same_BB.sum(-1, keepdim=True)
         logits_BB = student.logit_scale * v_BD @ t_BD.T
         contrastive = (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.T, target_BB)) / 2
@@ -119,6 +119,22 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     trained = student.image_parameters() | {"logit_scale": student.backbone.logit_scale}
     run_stage("image", recipe.image, trained, student, image_loss, out, recipe)
     return save(student, out)
+
+
+@torch.no_grad()
+def encode_words(student: HuggingFaceEncoder, pairs: Pairs, templates: list[str]) -> tuple[Tensor, Tensor]:
+    """Embeddings of every text a picture can be paired with, and which of them each (picture, template) means.
+
+    The text tower is locked while the image tower learns (LiT, Zhai et al. 2022), so each text is encoded once.
+    """
+    words: dict[str, int] = {}
+    word_of_NT = torch.empty(len(pairs), len(templates), dtype=torch.long)
+    for i, (text, free) in enumerate(zip(pairs.text_N, pairs.is_caption_N, strict=True)):
+        for j, template in enumerate(templates):
+            word_of_NT[i, j] = words.setdefault(text if free else template.replace("{c}", text), len(words))
+    listed = list(words)
+    table = [student.encode_text(listed[i : i + 256]) for i in range(0, len(listed), 256)]
+    return torch.cat(table), word_of_NT
 
 
 def stage_step(out: Path, name: str) -> int:

@@ -121,7 +121,7 @@ def _compare_under(key: tuple[str, str], results: list["Result"], runs: list[Run
     trained_on = {run.summary.get("data") for run in runs if run.trained}
     blocks = []
     for name in sorted({result.dataset for result in results}):
-        found = [next((s.record for s in r.results if s.record.dataset == name and _protocol_key(s.record) == key), None) for r in runs]
+        found = [_find(run, name, key) for run in runs]
         blocks.append(_data_set(name, runs, found, [size_text(e, norm) for e in eps], name in trained_on))
     blocks.sort(key=lambda block: block.train_domain)
     far = [block for block in blocks if not block.train_domain]
@@ -133,6 +133,11 @@ def _compare_under(key: tuple[str, str], results: list["Result"], runs: list[Run
     return Comparison(protocol, runs, eps, averages, blocks)
 
 
+def _find(run: Run, name: str, key: tuple[str, str]) -> "Result | None":
+    matching = (stored.record for stored in run.results if stored.record.dataset == name)
+    return next((record for record in matching if _protocol_key(record) == key), None)
+
+
 def _data_set(name: str, runs: list[Run], found: list["Result | None"], eps: list[str], trained_on: bool) -> Block:
     there = [result for result in found if result is not None]
     cells, notes = [], []
@@ -142,13 +147,15 @@ def _data_set(name: str, runs: list[Run], found: list["Result | None"], eps: lis
         if result is not None:
             row[0] = Cell(result.clean.accuracy, *result.clean.ci95, result.clean.correct, result.n)
             for entry in result.robust:
-                row[1 + eps.index(size_text(entry.eps, result.norm))] = Cell(entry.robust_accuracy, *entry.ci95, entry.correct, entry.n)
+                column = 1 + eps.index(size_text(entry.eps, result.norm))
+                row[column] = Cell(entry.robust_accuracy, *entry.ci95, entry.correct, entry.n)
         cells.append(row)
         notes.append(note if note == UNFINISHED else "")
     domain = trained_on or any(result.train_domain for result in there)
     counts = sorted({result.n for result in there})
     classes = len(there[0].class_names)
-    about = f"{classes} classes · {' or '.join(f'{n:,}' for n in counts)} images · {'training domain' if domain else 'zero-shot'}"
+    images = " or ".join(f"{n:,}" for n in counts)
+    about = f"{classes} classes · {images} images · {'training domain' if domain else 'zero-shot'}"
     return _mark_best(Block(name, about, cells, _differences(runs, found), (), domain, 1 / max(1, classes), notes))
 
 
@@ -199,9 +206,10 @@ def _mark_best(block: Block) -> Block:
     """Mark the highest value of each column (all of them on a tie) unless rows cannot be compared or nothing was beaten."""
     if block.warnings or len(block.cells) < 2:
         return block
-    tops = []
+    marked = [list(row) for row in block.cells]
     for column in range(len(block.cells[0])):
         values = [cell.value for cell in block.column(column) if cell.value is not None]
-        tops.append(max(values) if len(values) > 1 and max(values) > min(values) else None)
-    marked = [[replace(c, best=top is not None and c.value == top) for c, top in zip(row, tops, strict=True)] for row in block.cells]
+        if len(values) > 1 and max(values) > min(values):
+            for row in marked:
+                row[column] = replace(row[column], best=row[column].value == max(values))
     return replace(block, cells=marked)

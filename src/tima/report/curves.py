@@ -9,6 +9,8 @@ def curve(comparison: Comparison, block: Block, key: str) -> str:
     """The block's curves as inline SVG; an empty string when no run has a number in it."""
     if not any(cell.value is not None for row in block.cells for cell in row):
         return ""
+    from matplotlib.ticker import MaxNLocator  # half a second that the text tables need not wait for
+
     figure, axes = new_figure()
     levels = 255.0 if comparison.norm == "l_inf" else 1.0
     sizes = [0.0, *(eps * levels for eps in comparison.eps)]
@@ -26,7 +28,7 @@ def curve(comparison: Comparison, block: Block, key: str) -> str:
             color=SERIES[number],
             marker=MARKERS[number],
             markersize=4.5,
-            linestyle=DASHES[number],
+            linestyle=(0, DASHES[number]),
             linewidth=1.7,
             clip_on=False,
             zorder=3,
@@ -42,7 +44,7 @@ def curve(comparison: Comparison, block: Block, key: str) -> str:
     axes.set_ylim(0, min(100.0, 5 * (top // 5 + 1)))
     axes.set_xlim(0, max(sizes) or 1)
     axes.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
-    axes.yaxis.set_major_locator(_ticks())
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.set_xlabel("attack size eps, in 255ths of the pixel range" if levels == 255 else f"attack size eps, {comparison.norm}")
     return to_svg(figure, key=key, alt=_alt(comparison, block))
@@ -62,12 +64,6 @@ def _free_spot(block: Block, sizes: list[float]) -> float:
             gap = np.minimum(gap, np.where(below, 0.05 + block.chance - at, at - block.chance))
     over_word = [gap[max(0, i - 3) : i + 4].min() for i in range(len(gap))]  # the word is about six spots wide
     return float(spots[int(np.argmax(over_word))])
-
-
-def _ticks() -> "object":
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=5, integer=True, steps=[1, 2, 5, 10])
 
 
 def _alt(comparison: Comparison, block: Block) -> str:

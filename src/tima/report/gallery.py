@@ -93,7 +93,8 @@ def _gallery(comparison: Comparison, data: str, stored: list[Stored | None], pic
     keys = sorted(counts, key=lambda key: -counts[key])[:pictures]  # stable: the evaluation's order among equals
     for key in keys:
         first = next(source for source in sources if source and key in source.rows)
-        views = [source.view(run, key, eps) if source else View(run) for run, source in zip(comparison.runs, sources, strict=True)]
+        pairs = zip(comparison.runs, sources, strict=True)
+        views = [source.view(run, key, eps) if source else View(run) for run, source in pairs]
         gallery.pictures.append(Picture(first.label(key), data_uri(first.clean(key)), views))
     return gallery
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tima.eps import format_eps, parse_eps
 from tima.report.comparison import Comparison, protocol_label
-from tima.report.runs import Run
+from tima.report.runs import Run, Stored
+from tima.report.words import percent
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,18 @@ class RunFacts:
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-RESULT_COLUMNS = ["data", "protocol", "n", "seed", "attack", "images forwarded", "images backwarded", "time", "written (UTC)", "state"]
+RESULT_COLUMNS = [
+    "data",
+    "protocol",
+    "n",
+    "seed",
+    "attack",
+    "forward passes",
+    "backward passes",
+    "time",
+    "written (UTC)",
+    "state",
+]
 
 
 def protocol_facts(comparison: Comparison) -> list[tuple[str, str]]:
@@ -42,7 +54,8 @@ def run_facts(run: Run) -> RunFacts:
     for part, words in (("seen", "validation, known classes"), ("unseen", "validation, held-out classes")):
         score = (run.summary.get("val") or {}).get(part)
         if isinstance(score, dict) and "clean_accuracy" in score:
-            facts.append((words, f"clean {100 * score['clean_accuracy']:.1f} %, attacked {100 * score['robust_accuracy']:.1f} %"))
+            clean, attacked = percent(score["clean_accuracy"]), percent(score["robust_accuracy"])
+            facts.append((words, f"clean {clean} %, attacked {attacked} %"))
     if run.summary.get("recipe_sha256"):
         facts.append(("recipe SHA-256", str(run.summary["recipe_sha256"])))
     checkpoints = sorted({stored.record.checkpoint_sha256 for stored in run.results})
@@ -53,9 +66,10 @@ def run_facts(run: Run) -> RunFacts:
     return RunFacts(run, facts, [_result_row(stored) for stored in run.results], left_out)
 
 
-def _result_row(stored: Any) -> list[str]:
+def _result_row(stored: Stored) -> list[str]:
     record = stored.record
-    attacks = list(dict.fromkeys(f"{a.name} ({_text(a.params)})" if a.params else a.name for row in record.robust for a in row.attacks))
+    made = [attack for row in record.robust for attack in row.attacks]
+    attacks = list(dict.fromkeys(f"{a.name} ({_text(a.params)})" if a.params else a.name for a in made))
     written = datetime.fromtimestamp(stored.path.stat().st_mtime, tz=UTC)
     return [
         record.dataset,

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GRID, CARD = "#0b0e01", "#0b0e02", "#0b0e03"
+INK, GRID = "#0b0e01", "#0b0e02"
 SERIES = [f"#0c0e{number:02x}" for number in range(7)]  # 0 is the grey of the untrained baseline
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]  # never colour alone
-DASHES: list[tuple[int, tuple[float, ...] | None]] = [(0, (4, 1.6)), (0, None), (0, None), (0, None), (0, (5, 1.4)), (0, (3, 1.2)), (0, (6, 1, 1, 1))]
-VARIABLES = {INK: "--ink-2", GRID: "--grid", CARD: "--card"} | {colour: f"--s{i}" for i, colour in enumerate(SERIES)}
+DASHES: list[tuple[float, ...] | None] = [(4, 1.6), None, None, None, (5, 1.4), (3, 1.2), (6, 1, 1, 1)]
+VARIABLES = {INK: "--ink-2", GRID: "--grid"} | {colour: f"--s{i}" for i, colour in enumerate(SERIES)}
 SIZE = (4.0, 2.5)  # inches: about 380 CSS pixels wide before the page scales it
 
 
@@ -66,13 +66,14 @@ def to_svg(figure: "Figure", *, key: str, alt: str) -> str:
         text = text.replace(colour, f"var({variable})")
     head, rest = text.split(">", 1)
     box = re.search(r'viewBox="[^"]+"', head)
-    return f'<svg {box.group(0) if box else ""} xmlns:xlink="http://www.w3.org/1999/xlink" role="img" aria-label="{_attribute(alt)}">{rest}'
+    start = f'<svg {box.group(0) if box else ""} xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'{start} role="img" aria-label="{_attribute(alt)}">{rest}'
 
 
 def swatch(series: int) -> str:
     """A short line with the series' colour, dash and marker, as it appears in the curves."""
     number = slot(series)
-    dash = DASHES[number][1]
+    dash = DASHES[number]
     pattern = f' stroke-dasharray="{" ".join(f"{2 * d:g}" for d in dash)}"' if dash else ""
     shapes = {
         "o": '<circle cx="13" cy="7" r="4"/>',

@@ -13,9 +13,11 @@ from tima.report.words import interval, percent, summary_sentences, warnings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
-CSV_COLUMNS = ["protocol", "protocol_sha256", "data", "kind", "model", "run", "eps", "accuracy", "low", "high", "correct", "n", "status"]
-NOTE = "Accuracy in percent. Intervals are 95 %: Wilson for a data set, normal from the sets' binomial variances for an average."
+CSV_COLUMNS = ["protocol", "protocol_sha256", "data", "kind", "model", "run", "eps"]
+CSV_COLUMNS += ["accuracy", "low", "high", "correct", "n", "status"]
+NOTE = "Accuracy in percent, with 95 % intervals: Wilson for a data set, normal from binomial variances for an average."
 
 
 def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
@@ -106,7 +108,7 @@ def _escape(text: str) -> str:
 
 
 def csv_table(comparisons: list[Comparison]) -> str:
-    """One line for each (protocol, data, run, eps), fractions in [0, 1], eps 0 = clean; missing values have empty cells and a status."""
+    """One line for each (protocol, data, run, eps), fractions in [0, 1], eps 0 = clean; missing numbers are empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)

@@ -61,8 +61,12 @@ def _loss_lines(train: list[dict[str, Any]]) -> list[Line]:
         lines = [_smooth("total", train, lambda record: record.get("loss"), INK, SOLID, 2.2)]
     for index, name in enumerate(names):
         colour, dash = SERIES[TERM_COLOURS[index % len(TERM_COLOURS)]], TERM_DASHES[index % len(TERM_DASHES)]
-        lines.append(_smooth(name, train, lambda record, name=name: record.get("terms", {}).get(name), colour, dash))
+        lines.append(_smooth(name, train, _term(name), colour, dash))
     return [line for line in lines if line.x]
+
+
+def _term(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda record: record.get("terms", {}).get(name)
 
 
 def _accuracy_lines(train: list[dict[str, Any]], val: list[dict[str, Any]]) -> list[Line]:
@@ -108,6 +112,8 @@ def _smooth(
 
 
 def _panel(title: str, lines: list[Line], run: Run, key: str, alt: str, unit: str = "") -> Panel:
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = new_figure()
     for line in lines:
         axes.plot(
@@ -118,6 +124,7 @@ def _panel(title: str, lines: list[Line], run: Run, key: str, alt: str, unit: st
             linestyle=(0, line.dash),
             marker=line.marker or None,
             markersize=3.2,
+            clip_on=False,
             zorder=3,
         )
     if all(min(line.y) >= 0 for line in lines):
@@ -125,11 +132,13 @@ def _panel(title: str, lines: list[Line], run: Run, key: str, alt: str, unit: st
     axes.set_xlim(0, max(line.x[-1] for line in lines) or 1)
     axes.margins(y=0.1)
     axes.set_xlabel("optimiser step")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
     best = run.summary.get("best_step")
     if isinstance(best, (int, float)) and unit and best <= max(line.x[-1] for line in lines):
         _mark_step(axes, float(best))
-    return Panel(title, to_svg(figure, key=key, alt=alt), [(line_swatch(n.colour, n.dash, n.width + 0.4), n.name) for n in lines])
+    legend = [(line_swatch(line.colour, line.dash, line.width + 0.4), line.name) for line in lines]
+    return Panel(title, to_svg(figure, key=key, alt=alt), legend)
 
 
 def _mark_step(axes: "Axes", step: float) -> None:

@@ -19,7 +19,7 @@ def listing(parts: list[str]) -> str:
 
 
 def summary_sentences(comparison: Comparison) -> list[str]:
-    """One to three sentences: who is best at the headline eps and by how much, whether that is beyond chance, and clean accuracy."""
+    """One to three sentences: who is best at the headline eps, whether that may be chance, and clean accuracy."""
     block = comparison.best_block()
     column = comparison.headline_column
     ranked = _ranked(comparison, block, column)
@@ -51,9 +51,7 @@ def _clean_sentence(where: str, ranked: list[tuple[Run, Cell]]) -> str:
 
 def _budget(comparison: Comparison, eps: str) -> str:
     if comparison.norm == "l_inf":
-        return f"an attack may change every pixel by up to {eps} of its range" if "/" not in eps else (
-            f"an attack may change every pixel by up to {eps}"
-        )
+        return f"an attack may change every pixel by up to {eps}"
     return f"an attack may move the picture by up to {eps} in {comparison.norm} distance"
 
 
@@ -74,7 +72,9 @@ def warnings_of(comparisons: list[Comparison], runs: list[Run]) -> list[str]:
     found = []
     if len(comparisons) > 1:
         labels = listing([f"{c.label} ({str(c.protocol.get('sha256', ''))[:8]})" for c in comparisons])
-        found.append(f"The runs were evaluated under different protocols: {labels}. Each has tables of its own; do not compare across.")
+        found.append(
+            f"The runs were evaluated under different protocols: {labels}. Each has its tables; do not compare across."
+        )
     for comparison in comparisons:
         for block in comparison.data_sets:
             prefix = f"{block.title}, {comparison.label}" if len(comparisons) > 1 else block.title
