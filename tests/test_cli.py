@@ -76,7 +76,19 @@ def test_a_missing_data_set_is_named_and_the_others_are_done(world: Path, tmp_pa
 
 
 def test_resume_takes_the_runs_own_settings(world: Path, tmp_path: Path) -> None:
-    words = ["--model", world / "model", "--data", world / "toy", "--steps", 2, "--batch-size", 8, "--out", tmp_path / "run", "--quiet"]
+    words = [
+        "--model",
+        world / "model",
+        "--data",
+        world / "toy",
+        "--steps",
+        2,
+        "--batch-size",
+        8,
+        "--out",
+        tmp_path / "run",
+        "--quiet",
+    ]
     run("train", "--method", "ft-clean", *words, "val_samples=4", "val_attack_steps=1")
     run("train", "--resume", tmp_path / "run", "--quiet")
     with pytest.raises(RecipeError, match="own settings"):

@@ -53,7 +53,14 @@ def write_model(folder: Path, config: dict[str, Any], **preprocess: Any) -> Path
 
     torch.manual_seed(0)
     settings = {key: value for key, value in config.items() if key != "custom_text"}
-    model = (open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP)(**settings)
+    kind = (
+        open_clip.CoCa
+        if "multimodal_cfg" in config
+        else open_clip.CustomTextCLIP
+        if config.get("custom_text")
+        else open_clip.CLIP
+    )
+    model = kind(**settings)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1 and "embedding" not in name:
@@ -149,6 +156,22 @@ def test_gradients_reach_the_pixels_and_no_weight(model_folder: Path) -> None:
     assert all(p.grad is None for p in classifier.parameters())
     with pytest.raises(ModelError, match="not 2 x 3 x 8 x 8"):
         classifier(torch.rand(2, 3, 8, 8))
+
+
+@needs_open_clip
+@torch.no_grad()
+def test_a_captioner_is_its_two_towers_without_the_decoder(tmp_path: Path) -> None:
+    pooling = {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    decoder = {"context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1, "attn_pooler_heads": 2}
+    text = TEXT | {"context_length": 76, "embed_cls": True, "output_tokens": True}
+    config = {"embed_dim": 24, "custom_text": True, "vision_cfg": VISION | pooling, "text_cfg": text, "multimodal_cfg": decoder}
+    ours = load_model(f"local-dir:{write_model(tmp_path / 'oc', config)}")
+    roots = {name.split(".")[0] for name in [*ours.image_parameters(), *ours.text_parameters()]}
+    assert roots == {"visual", "text"} and any(name.startswith("text_decoder") for name, _ in ours.backbone.named_parameters())
+    image_BCHW = torch.rand(2, 3, 16, 16)
+    theirs_BD = ours.backbone.encode_image((image_BCHW - ours.mean_C11) / ours.std_C11)
+    torch.testing.assert_close(ours.encode_image(image_BCHW), theirs_BD, rtol=0, atol=1e-5)
+    assert (ours.encode_image(image_BCHW, normalize=False).norm(dim=-1) - 1).abs().min() > 1e-3
 
 
 # folders -------------------------------------------------------------------------------------------------------------

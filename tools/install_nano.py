@@ -59,7 +59,10 @@ def card(run: Path, rows: list[dict[str, Any]], recipe: dict[str, Any], corpora:
         "pictures": ("`pictures` train, embedded in this package", "see assets/data/LICENSES.md"),
         "captions": ("`pictures` captions, embedded in this package", "see assets/data/LICENSES.md"),
     }
-    count = {part: sum(p.numel() for p in params.values()) for part, params in (("image", model.image_parameters()), ("text", model.text_parameters()))}
+    count = {
+        part: sum(p.numel() for p in params.values())
+        for part, params in (("image", model.image_parameters()), ("text", model.text_parameters()))
+    }
     sources = "\n".join(f"| {where[name][0]} | {n:,} | {where[name][1]} |" for name, n in corpora.items())
     scores = "\n".join(
         f"| {r['data']} | {ROLE.get(r['data'], '')} | {r['classes']} | {r['n']:,} | {100 / r['classes']:.1f} "
@@ -67,6 +70,8 @@ def card(run: Path, rows: list[dict[str, Any]], recipe: dict[str, Any], corpora:
         for r in rows
     )
     s = recipe["shape"]
+    steps = {part: recipe[part]["steps"] for part in ("text", "image")}
+    millions = {part: f"{n / 1e6:.1f}" for part, n in (*count.items(), ("all", sum(count.values())))}
     return f"""---
 license: other
 library_name: transformers
@@ -76,9 +81,10 @@ tags: [clip, zero-shot, adversarial-robustness]
 
 # nano
 
-A CLIP of {(count["image"] + count["text"]) / 1e6:.1f} M parameters (image tower {count["image"] / 1e6:.1f} M, text tower {count["text"] / 1e6:.1f} M), made so that robust
+A CLIP of {millions["all"]} M parameters (image tower {millions["image"]} M, text tower {millions["text"]} M), made so that robust
 fine-tuning can be tried and tested in minutes on two CPU cores. Hugging Face `CLIPModel` format, float16 safetensors,
-{s["image_size"]} px, patch {s["patch_size"]}, with a byte-level BPE tokenizer of its own. It is a tool for development and teaching, not a model to ship.
+{s["image_size"]} px, patch {s["patch_size"]}, with a byte-level BPE tokenizer of its own.
+It is a tool for development and teaching, not a model to ship.
 
 ```python
 from tima import load_model
@@ -97,8 +103,9 @@ Teacher of both towers: a dual encoder of DINOv2 ViT-S/14 and all-MiniLM-L6-v2 (
 tower on Tiny-ImageNet at 32 px, CIFAR-100 and drawings with captions. No image of CIFAR-10 or of any set marked "held out"
 below was seen by `nano`; the words of their class names are ordinary nouns and were.
 
-How: `tima pretrain --recipe nano` ({recipe["text"]["steps"]:,} steps of text distillation, {recipe["image"]["steps"]:,} steps of symmetric contrastive loss with image
-distillation, batch {recipe["image"]["batch_size"]}). The exact recipe is `recipe.yaml` beside this file; the run's log is `metrics.jsonl`.
+How: `tima pretrain --recipe nano` ({steps["text"]:,} steps of text distillation, {steps["image"]:,} steps of symmetric contrastive
+loss with image distillation, batch {recipe["image"]["batch_size"]}). The exact recipe is `recipe.yaml` beside this file; the run's
+log is `metrics.jsonl`.
 
 ## What it can do
 

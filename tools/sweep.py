@@ -49,12 +49,16 @@ def _pick(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("run", "seen clean", "seen robust", "unseen clean", "unseen robust", "score", "best step", "seconds", box=None)
+    table = Table(
+        "run", "seen clean", "seen robust", "unseen clean", "unseen robust", "score", "best step", "seconds", box=None
+    )
     for row in sorted(rows, key=lambda r: -r.get("best_score", -1)):
         if "failed" in row:
             table.add_row(row["run"], row["failed"][:60])
             continue
-        val = [f"{100 * row['val'][part][key]:.1f}" for part in ("seen", "unseen") for key in ("clean_accuracy", "robust_accuracy")]
+        val = [
+            f"{100 * row['val'][part][key]:.1f}" for part in ("seen", "unseen") for key in ("clean_accuracy", "robust_accuracy")
+        ]
         table.add_row(row["run"], *val, f"{100 * row['best_score']:.1f}", str(row["best_step"]), f"{row['seconds']:.0f}")
     Console(width=140).print(table)
 

@@ -23,7 +23,18 @@ _WHERE = {
     "parse_eps": "tima.eps",
     "TimaError": "tima.errors",
 }
-__all__ = ["__version__", *_WHERE]
+__all__ = [
+    "DualEncoder",
+    "ImageSet",
+    "TimaError",
+    "TrainRecipe",
+    "ZeroShotClassifier",
+    "__version__",
+    "find_data",
+    "load_model",
+    "load_protocol",
+    "parse_eps",
+]
 
 if TYPE_CHECKING:
     from tima.config import TrainRecipe

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.progress import Progress
@@ -176,11 +177,15 @@ class Judge:
                 yield part
                 self.bar.advance(task, len(part))
 
-    def check_same_images(self, arrays: dict[str, Tensor]) -> None:
-        """Raise `DataError` when an evaluation that goes on meets other labels than it started with."""
-        index_N = arrays["index_N"]
-        if int(index_N.max()) >= len(self.images) or not torch.equal(self.images.label_B[index_N], arrays["label_N"]):
-            raise DataError(f"'{self.images.name}' has changed since this evaluation began. Delete its result and start again.")
+
+def check_same_images(images: ImageSet, arrays: dict[str, Tensor], where: Path | None) -> None:
+    """Raise `DataError` when a stored result was made on other images: a changed set, another split, another folder."""
+    index_N = arrays["index_N"]
+    if int(index_N.max()) >= len(images) or not torch.equal(images.label_B[index_N], arrays["label_N"]):
+        raise DataError(
+            f"{where} is the result of other images than '{images.name}' has now: the set has changed, or another split or "
+            "folder of that name was evaluated there. Delete that result, or give another --out."
+        )
 
 
 def sample_indices(total: int, samples: int | None, seed: int) -> Tensor:

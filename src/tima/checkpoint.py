@@ -48,7 +48,9 @@ def load_checkpoint(folder: Path, params: dict[str, nn.Parameter], optimizer: to
         weights = load_file(folder / "trained.safetensors")
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     except Exception as error:
-        raise ModelError(f"{folder} is damaged and cannot be resumed from ({error}). Delete it to start the run anew.") from error
+        raise ModelError(
+            f"{folder} is damaged and cannot be resumed from ({error}). Delete it to start the run anew."
+        ) from error
     shapes = {name: tuple(p.shape) for name, p in params.items()}
     if {name: tuple(w.shape) for name, w in weights.items()} != shapes:
         strange = sorted(set(weights) ^ set(shapes))[:3] or [n for n in shapes if tuple(weights[n].shape) != shapes[n]][:3]

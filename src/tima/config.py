@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from tima.eps import format_eps, parse_eps
+from tima.eps import eps_text, parse_eps
 from tima.errors import RecipeError
 
-Eps = Annotated[float, BeforeValidator(parse_eps), PlainSerializer(format_eps, return_type=str)]
+Eps = Annotated[float, BeforeValidator(parse_eps), PlainSerializer(eps_text, return_type=str)]
 
 
 class _Strict(BaseModel):
@@ -25,42 +25,56 @@ class _Strict(BaseModel):
 class AttackSettings(_Strict):
     """The inner maximisation: PGD from a random start, loss summed over the batch (Madry et al. 2018)."""
 
-    steps: int = Field(2, ge=1, description="PGD steps; 2 is the field's habit, 10 is FARE's")
-    step_size: float | None = Field(None, description="pixel units; None: eps for 1/255 and below, else min(eps, 2.5 eps / steps)")
-    restarts: int = Field(1, ge=1)
-    keep_best: bool = Field(True, description="one more forward pass, to return the iterate of highest loss")
+    steps: int = Field(default=2, ge=1, description="PGD steps; 2 is the field's habit, 10 is FARE's")
+    step_size: Eps | None = Field(
+        default=None, description="pixel units; None: eps for 1/255 and below, else min(eps, 2.5 eps / steps)"
+    )
+    restarts: int = Field(default=1, ge=1)
+    keep_best: bool = Field(default=True, description="one more forward pass, to return the iterate of highest loss")
 
 
 class TrainRecipe(_Strict):
     """Settings of `tima train`."""
 
-    method: str = Field("tima", description="tima, tima-v1, tecoa, ft-clean; `tima methods` lists them")
+    method: str = Field(default="tima", description="tima, tima-v1, tecoa, ft-clean; `tima methods` lists them")
     method_config: dict[str, Any] = Field(default={}, description="fields of the method's own configuration")
-    model: str = Field("nano", description="the dual encoder to start from: nano, a folder, a run or a hub name")
-    data: str = Field("pictures", description="training set: a name or a folder; ':train' is implied")
-    eps: Eps = Field(4 / 255, description="l_inf size of the training attack, pixel units of [0, 1]")
-    eps_warmup: float = Field(0.2, ge=0, le=1, description="share of the steps over which eps grows from 0; early collapse is common without")
-    attack: AttackSettings = AttackSettings()
-    steps: int = Field(600, ge=1, description="optimiser steps")
-    batch_size: int = Field(128, ge=1, description="images per optimiser step, over all processes")
-    accumulate: int = Field(1, ge=1, description="the batch is worked through in so many parts (gradient accumulation)")
+    model: str = Field(default="nano", description="the dual encoder to start from: nano, a folder, a run or a hub name")
+    data: str = Field(default="pictures", description="training set: a name or a folder; ':train' is implied")
+    eps: Eps = Field(default=4 / 255, description="l_inf size of the training attack, pixel units of [0, 1]")
+    eps_warmup: float = Field(
+        default=0.2, ge=0, le=1, description="share of the steps over which eps grows from 0; early collapse is common without"
+    )
+    attack: AttackSettings = Field(default_factory=AttackSettings)
+    steps: int = Field(default=600, ge=1, description="optimiser steps")
+    batch_size: int = Field(default=128, ge=1, description="images per optimiser step, over all processes")
+    accumulate: int = Field(default=1, ge=1, description="the batch is worked through in so many parts (gradient accumulation)")
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-4, gt=0)
-    text_lr_scale: float = Field(1.0, ge=0, description="learning rate of the text tower relative to the image tower's")
-    weight_decay: float = Field(1e-4, ge=0)
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps over which the learning rate grows; then cosine to zero")
-    clip_grad: float = Field(1.0, ge=0, description="largest gradient norm; 0 switches clipping off")
-    augment: Literal["none", "flip", "crop"] = Field("crop", description="crop: random crop, aspect and flip")
+    lr: float = Field(default=1e-4, gt=0)
+    text_lr_scale: float = Field(default=1.0, ge=0, description="learning rate of the text tower relative to the image tower's")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: float = Field(
+        default=0.1, ge=0, le=1, description="share of the steps over which the learning rate grows; then cosine to zero"
+    )
+    clip_grad: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 switches clipping off")
+    augment: Literal["none", "flip", "crop"] = Field(default="crop", description="crop: random crop, aspect and flip")
     templates: list[str] = Field(default=["a photo of a {c}."], description="prompts of the class texts while training")
-    held_out_classes: float = Field(0.1, ge=0, lt=1, description="share of classes kept out of training: the zero-shot proxy")
-    val_images: float = Field(0.1, gt=0, lt=1, description="share of training images kept out, when the data set has no val split")
-    val_every: int = Field(100, ge=1, description="steps between validations")
-    val_samples: int = Field(400, ge=1, description="images of each of the two validation sets, seeded")
-    val_attack_steps: int = Field(10, ge=1)
-    save_every: int = Field(50, ge=1, description="steps between checkpoints")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16: autocast over fp32 weights; losses are always fp32")
+    held_out_classes: float = Field(
+        default=0.1, ge=0, lt=1, description="share of classes kept out of training: the zero-shot proxy"
+    )
+    val_images: float = Field(
+        default=0.1, gt=0, lt=1, description="share of training images kept out, when the data set has no val split"
+    )
+    val_every: int = Field(default=100, ge=1, description="steps between validations")
+    val_samples: int = Field(default=400, ge=1, description="images of each of the two validation sets, seeded")
+    val_attack_steps: int = Field(default=10, ge=1)
+    save_every: int = Field(default=50, ge=1, description="steps between checkpoints")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="bf16", description="bf16: autocast over fp32 weights; losses are always fp32"
+    )
     trackers: list[str] = Field(default=[], description="Accelerate trackers: tensorboard, wandb, mlflow, trackio, ...")
-    workers: int = Field(0, ge=0, description="processes that decode pictures; small sets are decoded once and kept instead")
+    workers: int = Field(
+        default=0, ge=0, description="processes that decode pictures; small sets are decoded once and kept instead"
+    )
     seed: int = 0
 
 

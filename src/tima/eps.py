@@ -51,3 +51,11 @@ def format_eps(eps: float) -> str:
         if abs(levels - round(levels, digits)) <= 1e-6 * abs(levels):  # as far as float32 is off
             return f"{round(levels, digits):g}/255"
     return f"{eps:.6g}"
+
+
+def eps_text(eps: float) -> str:
+    """`4/255` where that is exactly this number, else all digits: reading it gives the same eps again."""
+    text = format_eps(eps)
+    above, slash, below = text.partition("/")
+    exact = float(above) / float(below) if slash else float(text)
+    return text if exact == eps else repr(eps)

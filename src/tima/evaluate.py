@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tima._evaluate_judge import Judge, quarantined
+from tima._evaluate_judge import Judge, check_same_images, quarantined
 from tima._evaluate_store import Store
 from tima.attacks import find_stages
 from tima.data.image_set import ImageSet
@@ -34,6 +34,7 @@ def evaluate(
     progress: bool = True,
     precision: str | None = None,
     model_name: str | None = None,
+    train_data: str | None = None,
 ) -> Result:
     """Score `model` on `data` under `protocol`.
 
@@ -50,6 +51,8 @@ def evaluate(
         progress: show a bar.
         precision: `fp32` or `bf16` instead of the protocol's, which makes the protocol `custom` where it differs.
         model_name: what tables call the model; by default its own name.
+        train_data: the set that the model was tuned on, which averages keep apart; by default what the recipe in `out` says,
+            else the embedded training set.
 
     Returns:
         The result, complete.
@@ -65,11 +68,14 @@ def evaluate(
     if device is not None:
         model.to(device)
     images = data if data.image_size == model.image_size else data.at_size(model.image_size)
-    fresh = _empty_result(model, data, protocol, out, model_name)
-    store = Store(None if out is None else result_path(out, data.name, protocol))
+    fresh = _empty_result(model, data, protocol, out, model_name, train_data)
+    place = None if out is None else result_path(out, data.name, protocol)
+    store = Store(place)
     earlier = store.load(fresh)
-    if earlier is not None and earlier[0].complete:
-        return earlier[0]
+    if earlier is not None:
+        check_same_images(images, earlier[1], place)
+        if earlier[0].complete:
+            return earlier[0]
     finished = False
     try:
         with _as_judged(model), _bar(progress) as bar:
@@ -80,7 +86,6 @@ def evaluate(
                 store.save(result, arrays)
             else:
                 result, arrays = earlier
-                judge.check_same_images(arrays)
             for step in range(len(result.robust), len(protocol.eps)):
                 result.robust.append(judge.robust(step, arrays, store))
                 result.wall_time_s = round(result.wall_time_s + result.robust[-1].wall_time_s, 3)
@@ -102,7 +107,9 @@ def weights_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _empty_result(model: DualEncoder, data: ImageSet, protocol: Protocol, out: Path | None, model_name: str | None) -> Result:
+def _empty_result(
+    model: DualEncoder, data: ImageSet, protocol: Protocol, out: Path | None, model_name: str | None, train_data: str | None
+) -> Result:
     return Result(
         dataset=data.name,
         model=model_name or model.name,
@@ -119,18 +126,26 @@ def _empty_result(model: DualEncoder, data: ImageSet, protocol: Protocol, out: P
         checkpoint_sha256=weights_sha256(model),
         versions=versions(),
         quarantine=quarantined(data.quarantine),
-        train_domain=_train_domain(data.name, out),
+        train_domain=_train_domain(data.name, out, train_data),
         wall_time_s=0,
     )
 
 
-def _train_domain(dataset: str, out: Path | None) -> bool:
-    """Was the run in `out` trained on this set? Without a recipe there: is it the embedded training set?"""
-    recipe = None if out is None else Path(out) / "recipe.yaml"
-    if recipe is not None and recipe.is_file():
-        import yaml
+def recipe_data(run: Path | None) -> str | None:
+    """The training set that a run's `recipe.yaml` names, or None when `run` is no training run."""
+    recipe = None if run is None else Path(run) / "recipe.yaml"
+    if recipe is None or not recipe.is_file():
+        return None
+    import yaml
 
-        trained_on = str((yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("data", ""))
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
+    return str(values["data"]) if "method" in values and "data" in values else None
+
+
+def _train_domain(dataset: str, out: Path | None, train_data: str | None) -> bool:
+    """Was the model tuned on this set? Where nothing says so: is it the embedded training set?"""
+    trained_on = train_data or recipe_data(out)
+    if trained_on is not None:
         return Path(trained_on.split(":")[0]).name == dataset
     return dataset in EMBEDDED and EMBEDDED[dataset].domain == "train"
 

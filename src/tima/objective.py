@@ -4,10 +4,9 @@ It is a module so that a distributed wrapper sees a single `forward`; inside, th
 Shapes: `B` images, `C` classes, `D` embedding width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,9 @@ class Outcome:
     """Loss terms (weighted, summed they are the loss) and how the attack went."""
 
     terms: dict[str, Tensor]
-    robust: int  # images still classified right after the attack, by the student before this step's update
+    right: int  # images classified right by the student before this step's update, attacked if the method attacks
     n: int
+    adversarial: bool
 
 
 class Objective(nn.Module):
@@ -66,13 +66,22 @@ class Objective(nn.Module):
             text_CD = self.text0_CD
         else:
             text_CD = encode_classes(student, self.class_names, self.templates)  # once a step, with gradient
-        adv_BCHW = image_BCHW
+        step = Step(
+            student=student,
+            teacher=self.teacher,
+            image_BCHW=image_BCHW,
+            adv_BCHW=image_BCHW,
+            label_B=label_B,
+            text_CD=text_CD,
+            text0_CD=self.text0_CD,
+        )
         if method.adversarial:
+            target_B = method.attack_target(step)
             with frozen(student):
-                adv_BCHW = pgd(
+                step.adv_BCHW = pgd(
                     method.attack_output(student, text_CD.detach()),
                     image_BCHW,
-                    label_B,
+                    target_B,
                     eps,
                     steps=self.attack.steps,
                     step_size=step_size,
@@ -81,19 +90,10 @@ class Objective(nn.Module):
                     keep_best=self.attack.keep_best,
                     generator=generator,
                 )
-        step = Step(
-            student=student,
-            teacher=self.teacher,
-            image_BCHW=image_BCHW,
-            adv_BCHW=adv_BCHW,
-            label_B=label_B,
-            text_CD=text_CD,
-            text0_CD=self.text0_CD,
-        )
         terms = method.losses(step)
         with torch.no_grad():
             hit_B = (step.adv_BD.detach() @ text_CD.detach().T).argmax(-1) == label_B
-        return Outcome(terms, int(hit_B.sum()), len(label_B))
+        return Outcome(terms, int(hit_B.sum()), len(label_B), method.adversarial)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tima._files import atomic_folder, write_json, write_text
+from tima._files import atomic_folder, restore_folder, write_json, write_text
 from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
-from tima.config import TrainRecipe, dump, validate as validate_config
+from tima.config import TrainRecipe, dump
+from tima.config import validate as validate_config
 from tima.data import ImageSet
 from tima.data.augment import augment
 from tima.errors import TimaError, TrainingError
@@ -65,9 +66,12 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     params = {name: p.requires_grad_(True) for name, p in method.trainable(student).items()}
     optimizer = _build_optimizer(recipe, student, params)
     state = Progress(recipe_sha256=_fingerprint(recipe))
+    # before the checkpoint is loaded: the frozen class texts are the original's, also when no teacher is kept
+    objective = Objective(student, teacher, method, split.train.class_names, recipe.templates, recipe.attack).to(device)
+    for folder in ("checkpoint", "model"):
+        restore_folder(out / folder)
     if (out / "checkpoint" / "state.pt").is_file():
         state = load_checkpoint(out / "checkpoint", params, optimizer)
-    objective = Objective(student, teacher, method, split.train.class_names, recipe.templates, recipe.attack).to(device)
     if accelerator.num_processes > 1:
         objective, optimizer = accelerator.prepare(objective, optimizer)
     accelerator.init_trackers("tima", config={k: str(v) for k, v in recipe.model_dump().items()})
@@ -97,7 +101,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
                 state.seconds = time.monotonic() - began
                 save_checkpoint(out / "checkpoint", params, optimizer, state)
         if main:
-            write_json(out / "summary.json", _summary(recipe, state, split))
+            write_json(out / "summary.json", _summary(recipe, state, split, quarantined=len(log.bad_seen)))
     accelerator.end_training()
     accelerator.wait_for_everyone()
     return out / "model"
@@ -119,7 +123,7 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     image_all, label_all = batch
     parts = list(zip(image_all.chunk(recipe.accumulate), label_all.chunk(recipe.accumulate), strict=True))
-    total = Outcome({}, 0, 0)
+    total = Outcome({}, 0, 0, adversarial=False)
     rank = accelerator.process_index
     for part, (image_BCHW, label_B) in enumerate(parts):
         generator = torch.Generator(accelerator.device).manual_seed(step_seed(recipe.seed, step, 10 + part + 1000 * rank))
@@ -129,12 +133,15 @@ def _update(
         share = len(label_B) / len(label_all)
         loss = torch.stack([term.float() for term in outcome.terms.values()]).sum() * share
         if not torch.isfinite(loss):
-            raise _not_finite(step, {n: float(t.detach()) for n, t in outcome.terms.items() if not torch.isfinite(t)}, state, out)
+            raise _not_finite(
+                step, {n: float(t.detach()) for n, t in outcome.terms.items() if not torch.isfinite(t)}, state, out
+            )
         accelerator.backward(loss)
         for name, term in outcome.terms.items():
             total.terms[name] = total.terms.get(name, torch.zeros(())) + term.detach().float().cpu() * share
-        total.robust += outcome.robust
+        total.right += outcome.right
         total.n += outcome.n
+        total.adversarial = outcome.adversarial
     norm = nn.utils.clip_grad_norm_(params, recipe.clip_grad or float("inf"))
     if not torch.isfinite(norm):
         raise _not_finite(step, {"gradient norm": float(norm)}, state, out)
@@ -231,7 +238,7 @@ def _claim(out: Path, recipe: TrainRecipe) -> bool:
     return True
 
 
-def _summary(recipe: TrainRecipe, state: Progress, split: Split) -> dict[str, Any]:
+def _summary(recipe: TrainRecipe, state: Progress, split: Split, quarantined: int) -> dict[str, Any]:
     from tima.results import versions
 
     return {
@@ -249,6 +256,6 @@ def _summary(recipe: TrainRecipe, state: Progress, split: Split) -> dict[str, An
         "val": state.val,
         "seed": recipe.seed,
         "recipe_sha256": state.recipe_sha256,
-        "quarantine": len(split.train.quarantine),
+        "quarantine": quarantined,
         "versions": versions(),
     }

@@ -85,19 +85,20 @@ class TrainLog:
             rate = n / max(1e-9, time.monotonic() - self.mark)
             names = list(self.window[0][0].terms)
             terms = {name: sum(float(o.terms[name]) for o, _ in self.window) / len(self.window) for name in names}
-            record = {
+            kind = "robust_accuracy" if self.window[0][0].adversarial else "clean_accuracy"
+            record: dict[str, Any] = {
                 "kind": "train",
                 "step": done,
                 "loss": round(sum(terms.values()), 6),
                 "terms": {name: round(value, 6) for name, value in terms.items()},
-                "robust_accuracy": round(sum(o.robust for o, _ in self.window) / max(1, n), 5),
+                kind: round(sum(o.right for o, _ in self.window) / max(1, n), 5),
                 "images_per_s": round(rate, 1),
                 "lr": lr,
                 "eps": eps,
             }
             self._append(record)
             text = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
-            text += f" | robust {100 * record['robust_accuracy']:.0f} %{self.last_val} | {rate:.0f} img/s"  # type: ignore[operator]
+            text += f" | {kind.split('_')[0]} {100 * record[kind]:.0f} %{self.last_val} | {rate:.0f} img/s"
             self.progress.update(self.task, text=text)
             self.window, self.mark = [], time.monotonic()
         self.progress.update(self.task, completed=done)

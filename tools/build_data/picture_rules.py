@@ -29,9 +29,7 @@ def read_rules(text: str) -> list[Rule]:
             continue
         name, mark, rest = re.match(r"([^:=]+)([:=]?)(.*)", line).groups()
         items = [item.strip() for item in rest.split(",") if item.strip()]
-        wanted = [item for item in items if not item.startswith("-")] + (
-            [] if mark == "=" else [name.lstrip("!").strip()]
-        )
+        wanted = [item for item in items if not item.startswith("-")] + ([] if mark == "=" else [name.lstrip("!").strip()])
         rules.append(Rule(name.strip(), _words(wanted), _words([item[1:] for item in items if item.startswith("-")])))
     return rules
 

@@ -40,9 +40,7 @@ TEMPLATES = (
 def load(picture: Picture) -> Image.Image | None:
     """Open a picture as a 64-pixel square on white; None where it is broken or empty."""
     try:
-        source = (
-            io.BytesIO(svg_to_bytes(picture.svg, width=128, skip_system_fonts=True)) if picture.svg else picture.path
-        )
+        source = io.BytesIO(svg_to_bytes(picture.svg, width=128, skip_system_fonts=True)) if picture.svg else picture.path
         with Image.open(source) as image:
             return on_white(image if image.mode == "RGB" else image.convert("RGBA"), SIZE, margin=2)
     except (OSError, ValueError, Image.DecompressionBombError):

@@ -1,4 +1,4 @@
-"""Word lists for the text half of `tima pretrain`, from WordNet's noun file (Debian packages `wordnet-base` and `wordnet-sense-index`).
+"""Word lists for the text half of `tima pretrain`, from WordNet's nouns (Debian: wordnet-base and -sense-index).
 
     apt-get download wordnet-base wordnet-sense-index && for f in wordnet-*.deb; do dpkg -x $f wn; done
     python tools/build_data/words.py --wordnet wn/usr/share/wordnet --out words
@@ -34,7 +34,7 @@ def main() -> None:
         words = [fields[4 + 2 * i] for i in range(int(fields[3], 16))]
         plain = [w.replace("_", " ") for w in words if re.fullmatch(r"[a-z][a-z_'-]{1,40}", w)]
         if fields[1] in LATIN_HEAVY:
-            plain = [w for w in plain if uses.get((w.replace(" ", "_"), fields[0]), 0) > 0 or " " not in w and len(w) < 9]
+            plain = [w for w in plain if uses.get((w.replace(" ", "_"), fields[0]), 0) > 0 or (" " not in w and len(w) < 9)]
         for word in plain:
             nouns[word] = nouns.get(word, 0) + uses.get((word.replace(" ", "_"), fields[0]), 0)
         if plain:

@@ -16,13 +16,17 @@ def add(app: typer.Typer) -> None:
 def attack(
     picture: Annotated[Path, typer.Argument(help="Picture file.")],
     classes: Classes,
-    label: Annotated[str | None, typer.Option(help="The right answer, to be driven away from; by default what the model says.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The right answer, to be driven away from; by default what the model says.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Drive the answer to this class instead.")] = None,
     eps: Annotated[str, typer.Option(help="Largest change of a pixel, as 4/255 or 0.0157.")] = "4/255",
     model: Model = "nano",
     steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 20,
     template: Templates = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; by default NAME.adversarial.png beside nothing else.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write; by default NAME.adversarial.png beside nothing else.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     from tima.eps import format_eps, parse_eps
@@ -42,7 +46,7 @@ def attack(
 
     encoder = load_model(model)
     classifier = ZeroShotClassifier(encoder, names, read_templates(template, names)).requires_grad_(False)
-    image_BCHW = read_picture(picture, encoder.image_size)[0][0].unsqueeze(0).float() / 255  # type: ignore[union-attr]
+    image_BCHW = read_picture(picture, encoder.image_size)
     clean_C = classifier(image_BCHW).softmax(-1)[0]
     true = names.index(label) if label is not None else int(clean_C.argmax())
     goal = names.index(target) if target is not None else true
@@ -57,7 +61,9 @@ def attack(
     )
     # a picture file holds 256 levels: round into the allowed box, and judge what is in the file
     levels = (adv_BCHW * 255).round()
-    low, high = ((image_BCHW - size) * 255).ceil().clamp(0, 255), ((image_BCHW + size) * 255).floor().clamp(0, 255)
+    grey = (image_BCHW * 255).round()  # whole levels, so that no rounding error costs a level of the budget
+    reach = int(size * 255 + 1e-6)
+    low, high = (grey - reach).clamp(0, 255), (grey + reach).clamp(0, 255)
     saved_BCHW = levels.clamp(low, high) / 255
     adv_C, file_C = classifier(adv_BCHW).softmax(-1)[0], classifier(saved_BCHW).softmax(-1)[0]
     path = out or Path(f"{picture.stem}.adversarial.png")
@@ -78,7 +84,13 @@ def attack(
     console.print(table)
     before, after, kept = (names[int(p.argmax())] for p in (clean_C, adv_C, file_C))
     if after != before:
-        console.print(f"The answer moved from [bold]{before}[/] to [bold]{after}[/]" + ("." if kept == after else f"; rounded to 8 bits it is {kept}."))
+        console.print(
+            f"The answer moved from [bold]{before}[/] to [bold]{after}[/]"
+            + ("." if kept == after else f"; rounded to 8 bits it is {kept}.")
+        )
     else:
         console.print(f"The answer stayed [bold]{before}[/]: this attack failed.")
-    console.print(f"Largest change {float((saved_BCHW - image_BCHW).abs().max() * 255):.0f} of 255 levels. Written: {path}, {shown}", highlight=False)
+    console.print(
+        f"Largest change {float((saved_BCHW - image_BCHW).abs().max() * 255):.0f} of 255 levels. Written: {path}, {shown}",
+        highlight=False,
+    )

@@ -9,12 +9,13 @@ from tima.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from tima.data import ImageSet
+    from torch import Tensor
 
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="nano (embedded), a run folder, a Hugging Face folder or name, open_clip:NAME,PRETRAINED."),
+    typer.Option(
+        "--model", "-m", help="nano (embedded), a run folder, a Hugging Face folder or name, open_clip:NAME,PRETRAINED."
+    ),
 ]
 Classes = Annotated[str, typer.Option("--classes", "-c", help="Class names, separated by commas, or a file with one a line.")]
 Templates = Annotated[
@@ -59,19 +60,18 @@ def read_templates(templates: list[str] | None, class_names: list[str]) -> list[
     return ["a photo of {c}."] if with_article else ["a photo of a {c}."]
 
 
-def read_picture(path: Path, image_size: int) -> "ImageSet":
-    """One picture file as an `ImageSet` of one image, rotated as its EXIF data says."""
-    import torch
+def read_picture(path: Path, image_size: int) -> "Tensor":
+    """One picture file as pixels `1 x 3 x S x S` in [0, 1], turned upright as its EXIF data says."""
+    from PIL import Image
 
-    from tima.data import ImageSet
+    from tima.data import decode
 
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
-    images = ImageSet(path.name, ["picture"], torch.zeros(1, dtype=torch.long), lambda _: path, lambda _: str(path), image_size)
-    item = images[0][0]
-    if not isinstance(item, torch.Tensor):
-        raise DataError(f"{path} cannot be read as a picture ({item.why}).")
-    return images
+    try:
+        return decode(path, image_size, upright=True).unsqueeze(0).float() / 255
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as a picture ({type(error).__name__}: {error}).") from error
 
 
 def split_names(text: str) -> list[str]:

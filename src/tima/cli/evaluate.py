@@ -16,21 +16,31 @@ def add(app: typer.Typer) -> None:
 def evaluate(
     model: Model,
     data: Annotated[
-        str, typer.Option("--data", "-d", help="Data sets, separated by commas: names (see: tima data), folders, or 'zero-shot' for all embedded ones.")
+        str,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Data sets, separated by commas: names (see: tima data), folders, or 'zero-shot' for all embedded ones.",
+        ),
     ] = "zero-shot",
-    protocol: Annotated[str, typer.Option("--protocol", "-p", help="Named protocol (see: tima protocols) or a YAML file.")] = "pgd",
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", help="Named protocol (see: tima protocols) or a YAML file.")
+    ] = "pgd",
     attack: Annotated[str | None, typer.Option(help="Attack, instead of the protocol's: pgd, fgsm.")] = None,
     eps: Annotated[str | None, typer.Option(help="Sizes, separated by commas: 1/255,4/255.")] = None,
     steps: Annotated[int | None, typer.Option(help="Attack steps.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Random starts of the attack.")] = None,
     samples: Annotated[int | None, typer.Option(help="Images of each set, drawn by the seed; 0 for all.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the attack.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder for the results; by default the model's own run, or runs/NAME.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Run folder for the results; by default the model's own run, or runs/NAME."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time; changes speed, never a number.")] = 250,
     gallery: Annotated[int, typer.Option(help="Keep so many adversarial images of each set for the report.")] = 6,
     quiet: Quiet = False,
 ) -> None:
-    from tima.cli.jobs import evaluate_run, default_out
+    from tima.cli.jobs import default_out, evaluate_run
     from tima.data.table import ZERO_SHOT
     from tima.eps import parse_eps_list
     from tima.protocols import load_protocol

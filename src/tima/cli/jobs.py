@@ -30,7 +30,7 @@ def evaluate_run(
         `{name: why}` of the sets that could not be evaluated.
     """
     from tima.data import find_data
-    from tima.evaluate import evaluate
+    from tima.evaluate import evaluate, recipe_data
     from tima.models import load_model
 
     model = load_model(model_name)
@@ -50,5 +50,6 @@ def evaluate_run(
             gallery=gallery,
             progress=progress,
             model_name=model_name,
+            train_data=recipe_data(Path(model_name)),
         )
     return failed

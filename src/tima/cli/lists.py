@@ -25,8 +25,8 @@ def methods() -> None:
 def data() -> None:
     from rich.table import Table
 
-    from tima.data.table import known_sets
     from tima.data import find_data
+    from tima.data.table import known_sets
 
     table = Table("name", "role", "images", "classes", "licence", "what it is", box=None)
     for entry in known_sets():

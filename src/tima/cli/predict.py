@@ -30,7 +30,7 @@ def predict(
     classifier = ZeroShotClassifier(encoder, names, read_templates(template, names))
     console = stdout()
     for path in pictures:
-        image_BCHW = read_picture(path, encoder.image_size)[0][0].unsqueeze(0).float() / 255  # type: ignore[union-attr]
+        image_BCHW = read_picture(path, encoder.image_size)
         with torch.no_grad():
             share_C = classifier(image_BCHW).softmax(-1)[0]
         table = Table(title=str(path), title_justify="left", show_header=False, box=None)

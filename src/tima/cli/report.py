@@ -14,7 +14,9 @@ def add(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, one row of the table each.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file; a .md and a .csv table are put beside it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="HTML file; a .md and a .csv table are put beside it.")
+    ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Robust zero-shot accuracy",
 ) -> None:
     from tima.report import report as make

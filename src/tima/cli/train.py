@@ -8,26 +8,34 @@ import typer
 from tima.cli.common import Quiet, stdout
 from tima.errors import RecipeError
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Any setting as key=value: lr=1e-4 attack.steps=3 method_config.w_mhe=2")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Any setting as key=value: lr=1e-4 attack.steps=3 method_config.w_mhe=2")
+]
 
 
 def add(app: typer.Typer) -> None:
     app.command("train", help="Fine-tune a model so that it withstands adversarial pictures.")(train)
-    app.command("pretrain", help="Make a small CLIP from picture-text pairs and a teacher, as the embedded nano was made.")(pretrain)
+    app.command("pretrain", help="Make a small CLIP from picture-text pairs and a teacher, as the embedded nano was made.")(
+        pretrain
+    )
 
 
 def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.")] = None,
     method: Annotated[str | None, typer.Option(help="tima, tima-v1, tecoa, ft-clean (see: tima methods).")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="What to start from: nano, a folder, a run, a hub name.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="What to start from: nano, a folder, a run, a hub name.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="Training set: pictures (embedded) or a folder.")] = None,
     eps: Annotated[str | None, typer.Option(help="Size of the training attack, as 4/255 or 0.0157.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="YAML file, the name of a shipped recipe, or a run folder.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="YAML file, the name of a shipped recipe, or a run folder.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, with its own settings.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -63,7 +71,9 @@ def _shipped(name: str) -> bool:
 def pretrain(
     overrides: Overrides = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="YAML file or the name of a shipped recipe.")] = "nano",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on.")] = Path("runs/nano"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; a stopped run goes on.")] = Path(
+        "runs/pretrain-nano"
+    ),
 ) -> None:
     from tima.config import apply_overrides, load_yaml, validate
     from tima.pretrain import PretrainRecipe

@@ -140,6 +140,12 @@ class Method(ABC):
         fixed_CD = text_CD.detach()
         return lambda image_BCHW: student.logits(student.encode_image(image_BCHW), fixed_CD)
 
+    def attack_target(self, step: Step) -> Tensor:
+        """What the inner attack is driven away from, one row an image: the labels, or what `attack_loss` takes instead
+        (a teacher's embedding, a soft label). Called before the attack: the step's adversarial images are not there yet.
+        """
+        return step.label_B
+
     @abstractmethod
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Named scalar terms, already weighted, for the trainer to sum. A term of weight 0 is neither computed nor listed."""

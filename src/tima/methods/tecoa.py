@@ -1,6 +1,6 @@
 """TeCoA: text-guided contrastive adversarial training, the field's baseline.
 
-Source: Mao et al., ICLR 2023, arXiv 2212.07016, eq. 3 to 5. Shapes: `B` images, `C` classes, `D` embedding width.
+Source: Mao et al., ICLR 2023, arXiv 2212.07016. Shapes: `B` images, `C` classes, `D` embedding width.
 """
 
 from typing import ClassVar

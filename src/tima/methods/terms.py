@@ -4,7 +4,8 @@ Shapes: `B` images, `C` classes, `D` embedding width. All embeddings are unit-no
 scale, and margins are in cosine units (they are multiplied by `s` together with the cosine).
 
 Status: *known* formulas come from the named source; *our reading* fills what the papers' available text leaves open
-(TIMA: arXiv 2405.17678 v1, 2024, and AAAI 2026, 40(29):24235-24243). docs/method.md says the same in prose.
+(TIMA: arXiv 2405.17678 v1, 2024, and AAAI 2026, 40(29):24235-24243). 
+Formula numbers are those of docs/method.md.
 Numerics: every function leaves autocast and works in fp32, or in fp64 if its inputs are.
 """
 
@@ -57,7 +58,7 @@ def margin_ce(
     cosine_BC = image_BD @ text_CD.T
     if margin_CC is not None:
         cosine_BC = cosine_BC + margin_CC[label_B]
-    # (TAM) l_by = s cos(a_b, t_y);  l_bj = s (cos(a_b, t_j) + m_yj), j != y;  L_TAM = CE(l, y)
+    # (4) TAM: l_by = s cos(a_b, t_y);  l_bj = s (cos(a_b, t_j) + m_yj), j != y;  L_TAM = CE(l, y)
     return F.cross_entropy(scale * cosine_BC, label_B)
 
 
@@ -67,7 +68,7 @@ def tam_margin(text_CD: Tensor, kappa: float) -> Tensor:
 
     Known (abstract): a margin that adapts to the distance of the texts. Our reading: its form.
     """
-    # (TAM) m_yj = kappa * d(t_y, t_j) / max_jk d
+    # (5) TAM: m_yj = kappa * d(t_y, t_j) / max_jk d
     distance_CC = _zero_diagonal(_distance(text_CD))
     return kappa * distance_CC / distance_CC.amax().clamp_min(SQUARED_DISTANCE_FLOOR)
 
@@ -82,8 +83,8 @@ def asam_margin(
 ) -> Tensor:
     """Adaptive semantic-aware margin of TIMA (AAAI 2026), `C x C` in cosine units with a zero diagonal.
 
-    Known (abstract): logit margins shrink as the perturbation grows by an offset that explicit margins can absorb, and
-    are smaller between semantically similar classes. Our reading: the form below.
+    Known (abstract): logit margins show a stable offset between small and large perturbations, which suggests adjusting
+    them, and correlate negatively with semantic similarity. Our reading: the form below.
 
     Args:
         text0_CD: texts of the frozen tower, so that the margin is a constant of the class list.
@@ -99,7 +100,7 @@ def asam_margin(
         spread = value_CC.masked_fill(own_CC, -torch.inf).amax() - low
         # where all pairs are alike, scaling would show nothing but rounding: rho is 0 then
         rho_CC = (spread > SQUARED_DISTANCE_FLOOR) * (value_CC - low) / spread.clamp_min(SQUARED_DISTANCE_FLOOR)
-    # (ASAM) m_yj = m0 + kappa * rho_yj, rho_yj in [0, 1] min-max scaled over all pairs j != y
+    # (8) ASAM: m_yj = m0 + kappa * rho_yj, rho_yj in [0, 1] min-max scaled over all pairs j != y
     return _zero_diagonal(m0 + sign * kappa * rho_CC)
 
 
@@ -113,7 +114,7 @@ def mhe(text_CD: Tensor, alpha: float = 2.0) -> Tensor:
     if n_classes < 2:
         return text_CD.sum() * 0.0
     squared_CC = (2 - 2 * text_CD @ text_CD.T).clamp_min(0.0 if alpha >= 2 else SQUARED_DISTANCE_FLOOR)
-    # (MHE) L_MHE = E_{j != k} [ 1 / (1 + d(t_j, t_k)^alpha) ]; the 1 + keeps it finite where two texts coincide
+    # (2) MHE: L_MHE = E_{j != k} [ 1 / (1 + d(t_j, t_k)^alpha) ]; the 1 + keeps it finite where two texts coincide
     energy_CC = 1 / (1 + (squared_CC if alpha == 2 else squared_CC ** (alpha / 2)))
     return energy_CC.triu(1).sum() * (2 / (n_classes * (n_classes - 1)))
 
@@ -130,7 +131,7 @@ def semantic_consistency(text_CD: Tensor, text0_CD: Tensor) -> Tensor:
         return text_CD.sum() * 0.0
     tuned_CC, frozen_CC = _centred_pairs(text_CD), _centred_pairs(text0_CD)
     spread = tuned_CC.square().mean().clamp_min(VARIANCE_FLOOR) * frozen_CC.square().mean().clamp_min(VARIANCE_FLOOR)
-    # (SC) 1 - pearson(S(t), S(t0)), S the off-diagonal cosines;  L_SCMHE = L_MHE + w_sc * (SC)
+    # (9) SC-MHE: 1 - pearson(S(t), S(t0)), S the off-diagonal cosines;  L_SCMHE = L_MHE + w_sc * (this)
     return 1 - (tuned_CC * frozen_CC).mean() / spread.sqrt()
 
 
@@ -140,7 +141,7 @@ def iakd(teacher_BD: Tensor, text_CD: Tensor, text0_CD: Tensor, scale: Tensor | 
 
     Known (abstract): fixed pre-trained image embeddings supervise tuned against original texts. Our reading: the KL.
     """
-    # (IAKD) KL( softmax(s v0 @ t0.T) || softmax(s v0 @ t.T) ), mean over the batch
+    # (3) IAKD: KL( softmax(s v0 @ t0.T) || softmax(s v0 @ t.T) ), mean over the batch
     return _kl(scale * (teacher_BD @ text0_CD.T), scale * (teacher_BD @ text_CD.T))
 
 
@@ -155,14 +156,14 @@ def takd(teacher_BD: Tensor, image_BD: Tensor, text_CD: Tensor, scale: Tensor | 
         image_BD: the student's embeddings of the adversarial (`a`) or of the clean (`v`) images.
     """
     fixed_CD = text_CD.detach()
-    # (TAKD) KL( softmax(s v0 @ sg(t).T) || softmax(s a @ sg(t).T) ), mean over the batch
+    # (6) TAKD: KL( softmax(s v0 @ sg(t).T) || softmax(s a @ sg(t).T) ), mean over the batch
     return _kl(scale * (teacher_BD @ fixed_CD.T), scale * (image_BD @ fixed_CD.T))
 
 
 @full_precision
 def feature_distance(image_raw_BD: Tensor, teacher_raw_BD: Tensor) -> Tensor:
     """Squared l2 distance of un-normalised embeddings, summed over `D`, mean over the batch (FARE, arXiv 2402.12336)."""
-    # (FARE) || f(x_adv) - f0(x) ||_2^2
+    # (11) FARE: || f(x_adv) - f0(x) ||_2^2
     return (image_raw_BD - teacher_raw_BD).square().sum(-1).mean()
 
 

@@ -4,6 +4,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+from tima._files import restore_folder
 from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
 
@@ -54,6 +55,7 @@ def _load_folder(path: Path, text: str) -> DualEncoder:
     """A run's `model/`, or the folder itself; Hugging Face's layout by `config.json`, open_clip's by its own file."""
     from tima.models.hugging_face import load_hugging_face
 
+    restore_folder(path / "model")  # a run killed while it replaced its best model has the one before aside
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             _check_config(folder / "config.json")

@@ -11,7 +11,7 @@ class ImageSource(_Strict):
     """A labelled or captioned set of pictures; a labelled one becomes pairs through the templates."""
 
     data: str = Field(description="as for --data: a name or a folder, with ':train' for the split")
-    per_class: int | None = Field(None, description="at most this many pictures of each class, seeded")
+    per_class: int | None = Field(default=None, description="at most this many pictures of each class, seeded")
 
 
 class Shape(_Strict):
@@ -41,13 +41,13 @@ class PretrainRecipe(_Strict):
     """Settings of `tima pretrain`."""
 
     teacher: str = Field(description="folder of a pre-trained dual encoder; both towers are distilled from it")
-    teacher_image_size: int | None = Field(None, description="pixels the teacher sees; None takes its own size")
+    teacher_image_size: int | None = Field(default=None, description="pixels the teacher sees; None takes its own size")
     images: list[ImageSource]
     captions: list[str] = Field(default=[], description="parquet files with image and caption columns and no label")
-    nouns: str | None = Field(None, description="text file, one noun a line, most used first")
-    sentences: str | None = Field(None, description="text file, one sentence a line")
-    frequent_nouns: int = Field(4500, description="the first so many nouns are seen in several templates")
-    bank_nouns: int = Field(1000, description="the first so many nouns join the class names as distillation targets")
+    nouns: str | None = Field(default=None, description="text file, one noun a line, most used first")
+    sentences: str | None = Field(default=None, description="text file, one sentence a line")
+    frequent_nouns: int = Field(default=4500, description="the first so many nouns are seen in several templates")
+    bank_nouns: int = Field(default=1000, description="the first so many nouns join the class names as distillation targets")
     templates: list[str] = Field(
         default=[
             "a photo of a {c}.",
@@ -62,11 +62,15 @@ class PretrainRecipe(_Strict):
     shape: Shape = Shape()
     text: Stage = Stage(steps=6000, batch_size=256, lr=1e-3)
     image: Stage = Stage(steps=4000, batch_size=256, lr=1e-3)
-    keep_patches: float = Field(0.5, gt=0, le=1, description="share of the patches the image tower sees while learning (FLIP)")
-    whole_share: float = Field(0.25, ge=0, le=1, description="last share of the image steps, in which it sees all of them")
-    w_contrastive: float = Field(1.0, description="symmetric contrastive loss on image-text pairs")
-    w_bank: float = Field(2.0, description="KL of teacher and student over the bank of nouns and class names")
-    w_feature: float = Field(2.0, description="1 - cosine of student and teacher image embeddings")
+    keep_patches: float = Field(
+        default=0.5, gt=0, le=1, description="share of the patches the image tower sees while learning (FLIP)"
+    )
+    whole_share: float = Field(
+        default=0.25, ge=0, le=1, description="last share of the image steps, in which it sees all of them"
+    )
+    w_contrastive: float = Field(default=1.0, description="symmetric contrastive loss on image-text pairs")
+    w_bank: float = Field(default=2.0, description="KL of teacher and student over the bank of nouns and class names")
+    w_feature: float = Field(default=2.0, description="1 - cosine of student and teacher image embeddings")
     seed: int = 0
     save_every: int = 200
     val: list[str] = Field(default=[], description="sets scored (zero-shot) while training; never used to choose anything")

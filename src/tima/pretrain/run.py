@@ -44,7 +44,9 @@ def build_student(shape: Shape, tokenizer: Any, embed_dim: int, seed: int) -> Hu
     def tower(width: int, layers: int) -> dict[str, Any]:
         return dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=width // 64)
 
-    special = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    special = dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     text = tower(shape.text_width, shape.text_layers) | special
     text |= dict(vocab_size=len(tokenizer), max_position_embeddings=shape.context_length, hidden_act="gelu")
     vision = tower(shape.vision_width, shape.vision_layers) | dict(
@@ -75,7 +77,9 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     teacher.backbone.set_attn_implementation("eager")
     teacher_scale = float(teacher.logit_scale.detach())
     t0_KD = torch.empty(0) if text_done else cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts")
-    bank_KD = cache.teacher_texts(out / "cache", teacher, [recipe.templates[0].replace("{c}", b) for b in bank], "teacher-bank").float()
+    bank_KD = cache.teacher_texts(
+        out / "cache", teacher, [recipe.templates[0].replace("{c}", b) for b in bank], "teacher-bank"
+    ).float()
     student = build_student(recipe.shape, tokenizer, teacher.embed_dim, recipe.seed)
 
     by_length = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
@@ -185,7 +189,11 @@ def run_stage(
         step += 1
         if step % recipe.save_every == 0 or step == stage.steps:
             rate = (step - first) * stage.batch_size / (time.time() - began)
-            scores = {d: score(student, d, 500) for d in recipe.val} if name == "image" and step % (5 * recipe.save_every) == 0 else {}
+            scores = (
+                {d: score(student, d, 500) for d in recipe.val}
+                if name == "image" and step % (5 * recipe.save_every) == 0
+                else {}
+            )
             record = {"stage": name, "step": step, "loss": float(loss), **terms, "items_per_s": round(rate, 1), **scores}
             log.write(json.dumps(record) + "\n")
             log.flush()

@@ -36,7 +36,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, context
     vocab = {token: index for index, token in enumerate(tokens)}
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = CLIPTokenizer(
-        vocab=vocab, merges=merges, unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=context_length
+        vocab=vocab,
+        merges=merges,
+        unk_token=END,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=context_length,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
 from tima.config import validate
-from tima.eps import format_eps, parse_eps
+from tima.eps import eps_text, parse_eps
 from tima.errors import EpsError, RecipeError
 
 
@@ -25,16 +25,16 @@ class Protocol(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     version: int = Field(ge=1, description="raised with every change that can move a number")
-    about: str = Field("", description="for people; not part of the hash")
-    templates: Literal["data set"] | list[str] = Field("data set", description="the data set's own prompts, or these")
-    pixel_grid: Literal["model input"] = Field("model input", description="the grid on which eps applies")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the attack; images are always judged in fp32")
+    about: str = Field(default="", description="for people; not part of the hash")
+    templates: Literal["data set"] | list[str] = Field(default="data set", description="the data set's own prompts, or these")
+    pixel_grid: Literal["model input"] = Field(default="model input", description="the grid on which eps applies")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the attack; images are always judged in fp32")
     attack: str = Field(description="a name in tima.attacks.ATTACKS")
     attack_params: dict[str, Any] = Field(default={}, description="keywords of the attack")
     norm: Literal["l_inf", "l_2"] = "l_inf"
     eps: list[float] = Field(min_length=1, description="pixel units of [0, 1], written '4/255'; stored from small to large")
-    samples: int | None = Field(None, ge=1, description="images drawn with the seed; null: all")
-    seed: int = Field(0, ge=0)
+    samples: int | None = Field(default=None, ge=1, description="images drawn with the seed; null: all")
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("eps", mode="before")
     @classmethod
@@ -80,15 +80,6 @@ class Protocol(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
-
-
-def eps_text(eps: float) -> str:
-    """`4/255` where that is the same number, else all digits: reading it gives the same eps again."""
-    text = format_eps(eps)
-    try:
-        return text if float(Fraction(text)) == eps else repr(eps)
-    except ValueError:  # '0.5/255' is for people: no fraction of whole numbers
-        return repr(eps)
 
 
 def protocols_folder() -> Path:
