@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tima.errors import ResultError
 from tima.protocols import load_protocol
@@ -359,6 +359,19 @@ def test_gallery_perturbation_is_centred_grey_and_amplified(tmp_path: Path) -> N
     pixels = np.array(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
     # +-eps becomes white and black, up to the half-precision storage of the attacked picture
     assert ((pixels <= 4) | (pixels >= 251)).all() and (pixels <= 4).any() and (pixels >= 251).any()
+
+
+def test_a_picture_that_was_never_attacked_says_so(runs: list[Path], tmp_path: Path) -> None:
+    sidecar = next((runs[0] / "results").glob("cifar10*.safetensors"))
+    tensors = load_file(sidecar)
+    tensors["gallery_adv"] = (tensors["gallery_clean"] / 255).half().expand(4, -1, -1, -1, -1).contiguous()
+    tensors["gallery_prediction"] = (tensors["gallery_label"] + 1).remainder(4).expand(5, -1).contiguous()
+    save_file(tensors, sidecar)
+    (comparison,) = compare(read_runs(runs))
+    original, tecoa, _ = galleries(comparison)[0].pictures[0].views
+    assert not original.changed and tecoa.changed
+    page = Page(report(runs, tmp_path / "r.html", pictures=1))
+    assert page.text.count("no change: wrong without an attack") == 1
 
 
 def test_left_out_pictures_are_listed(runs: list[Path], tmp_path: Path) -> None:

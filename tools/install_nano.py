@@ -81,8 +81,8 @@ tags: [clip, zero-shot, adversarial-robustness]
 
 # nano
 
-A CLIP of {millions["all"]} M parameters (image tower {millions["image"]} M, text tower {millions["text"]} M), made so that robust
-fine-tuning can be tried and tested in minutes on two CPU cores. Hugging Face `CLIPModel` format, float16 safetensors,
+A CLIP of {millions["all"]} M parameters (image tower {millions["image"]} M, text tower {millions["text"]} M), made so that
+robust fine-tuning can be tried and tested in minutes on two CPU cores. Hugging Face `CLIPModel` format, float16 safetensors,
 {s["image_size"]} px, patch {s["patch_size"]}, with a byte-level BPE tokenizer of its own.
 It is a tool for development and teaching, not a model to ship.
 
@@ -99,13 +99,13 @@ model = load_model("nano")
 {sources}
 
 Texts without pictures: nouns and definitions of WordNet 3.0 (Princeton University, WordNet licence), put into templates.
-Teacher of both towers: a dual encoder of DINOv2 ViT-S/14 and all-MiniLM-L6-v2 (both Apache-2.0), aligned with a locked image
-tower on Tiny-ImageNet at 32 px, CIFAR-100 and drawings with captions. No image of CIFAR-10 or of any set marked "held out"
-below was seen by `nano`; the words of their class names are ordinary nouns and were.
+Teacher of both towers: a dual encoder of DINOv2 ViT-S/14 and all-MiniLM-L6-v2 (both Apache-2.0), aligned with
+a locked image tower on Tiny-ImageNet at 32 px, CIFAR-100 and drawings with captions. No image of CIFAR-10 or of any set
+marked "held out" below was seen by `nano`; the words of their class names are ordinary nouns and were.
 
-How: `tima pretrain --recipe nano` ({steps["text"]:,} steps of text distillation, {steps["image"]:,} steps of symmetric contrastive
-loss with image distillation, batch {recipe["image"]["batch_size"]}). The exact recipe is `recipe.yaml` beside this file; the run's
-log is `metrics.jsonl`.
+How: `tima pretrain --recipe nano`: {steps["text"]:,} steps of text distillation, then {steps["image"]:,} steps of symmetric
+contrastive loss with image distillation, batch {recipe["image"]["batch_size"]}. The exact recipe is `recipe.yaml` beside this
+file; the run's log is `metrics.jsonl`.
 
 ## What it can do
 
@@ -145,6 +145,7 @@ def main() -> None:
     shutil.copy(args.run / "metrics.jsonl", folder / "metrics.jsonl")
     for key in ("teacher", "nouns", "sentences"):  # names, not the paths of the machine that ran it
         recipe[key] = Path(recipe[key]).name
+    recipe["tokenizer"] = "nano"  # learning one anew breaks ties at random; with this one the run repeats exactly
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 

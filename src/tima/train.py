@@ -58,7 +58,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     teacher = load_model(recipe.model).to(device).requires_grad_(False) if method.needs_teacher else None
     if device.type == "cpu" and recipe.precision == "bf16":  # the fused kernel's bf16 backward is slow on CPU
         for model in (student, teacher):
-            if model is not None and hasattr(model, "use_attention"):
+            if model is not None:
                 model.use_attention("eager")
     split = split_data(recipe, student.image_size)
     split.train.preload()

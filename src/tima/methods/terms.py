@@ -4,7 +4,7 @@ Shapes: `B` images, `C` classes, `D` embedding width. All embeddings are unit-no
 scale, and margins are in cosine units (they are multiplied by `s` together with the cosine).
 
 Status: *known* formulas come from the named source; *our reading* fills what the papers' available text leaves open
-(TIMA: arXiv 2405.17678 v1, 2024, and AAAI 2026, 40(29):24235-24243). 
+(TIMA: arXiv 2405.17678 v1, 2024, and AAAI 2026, 40(29):24235-24243).
 Formula numbers are those of docs/method.md.
 Numerics: every function leaves autocast and works in fp32, or in fp64 if its inputs are.
 """

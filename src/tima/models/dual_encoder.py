@@ -72,6 +72,9 @@ class DualEncoder(nn.Module):
         """Additive bias of sigmoid models (SigLIP), else None."""
         return None
 
+    def use_attention(self, implementation: str) -> None:  # noqa: B027
+        """Choose `eager` or `sdpa` attention, where the back end has the choice."""
+
     # what everyone uses ------------------------------------------------------------------------------------------
 
     def encode_image(self, image_BCHW: Tensor, *, normalize: bool = True) -> Tensor:

@@ -46,6 +46,7 @@ class PretrainRecipe(_Strict):
     captions: list[str] = Field(default=[], description="parquet files with image and caption columns and no label")
     nouns: str | None = Field(default=None, description="text file, one noun a line, most used first")
     sentences: str | None = Field(default=None, description="text file, one sentence a line")
+    tokenizer: str | None = Field(default=None, description="folder of a tokenizer, or nano; None learns one from the texts")
     frequent_nouns: int = Field(default=4500, description="the first so many nouns are seen in several templates")
     bank_nouns: int = Field(default=1000, description="the first so many nouns join the class names as distillation targets")
     templates: list[str] = Field(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tima._files import atomic_folder, atomic_path, write_text
 from tima.data import find_data
 from tima.data.augment import augment
-from tima.models import ZeroShotClassifier, load_model
+from tima.models import ZeroShotClassifier, load_model, nano_folder
 from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 from tima.pretrain import cache
 from tima.pretrain.masked import encode_patches
@@ -35,6 +35,24 @@ from tima.pretrain.sources import Pairs, gather_pairs, gather_texts
 from tima.pretrain.tokenizer import train_tokenizer
 
 console = Console()
+
+
+def find_tokenizer(recipe: PretrainRecipe, out: Path, texts: list[str]) -> Any:
+    """The run's tokenizer: what it started with, else the one the recipe names, else one learned from `texts`.
+
+    Learning is not repeatable to the last merge: the library breaks ties between equally frequent pairs at random. So it
+    happens once a run, and a recipe that names a tokenizer gives the same weights anywhere.
+    """
+    from transformers import AutoTokenizer
+
+    own = out / "tokenizer"
+    if (own / "tokenizer.json").is_file():
+        return AutoTokenizer.from_pretrained(own)
+    if recipe.tokenizer is None:
+        return train_tokenizer(texts, recipe.shape.vocab_size, own)
+    tokenizer = AutoTokenizer.from_pretrained(nano_folder() if recipe.tokenizer == "nano" else recipe.tokenizer)
+    tokenizer.save_pretrained(own)
+    return tokenizer
 
 
 def build_student(shape: Shape, tokenizer: Any, embed_dim: int, seed: int) -> HuggingFaceEncoder:
@@ -67,12 +85,7 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     texts, bank = gather_texts(recipe, pairs)
     console.print(f"{len(pairs):,} pairs {pairs.corpora}, {len(texts):,} texts, bank of {len(bank):,}")
     text_done = stage_step(out, "text") >= recipe.text.steps
-    if text_done:  # what the finished text tower was trained with stays, whatever the sources say now
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
-    else:
-        tokenizer = train_tokenizer([*texts, *pairs.class_names], recipe.shape.vocab_size, out / "tokenizer")
+    tokenizer = find_tokenizer(recipe, out, [*texts, *pairs.class_names])
     teacher = load_model(recipe.teacher)
     teacher.backbone.set_attn_implementation("eager")
     teacher_scale = float(teacher.logit_scale.detach())
@@ -85,7 +98,7 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     by_length = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
     window = min(8 * recipe.text.batch_size, len(texts))
 
-    def text_loss(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def text_loss(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         # texts of about one length share a batch: otherwise four fifths of the tokens would be padding
         start = int(torch.randint(len(texts) - window + 1, (1,), generator=g))
         rows = by_length[start + torch.randperm(window, generator=g)[: recipe.text.batch_size]]
@@ -93,7 +106,7 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
         t0_BD = t0_KD[rows].float()
         cosine = (t_BD * t0_BD).sum(-1).mean()
         kl = _kl(teacher_scale * t0_BD @ t0_BD.T, teacher_scale * t_BD @ t0_BD.T)
-        return 1 - cosine + kl, {"cosine": float(cosine), "kl": float(kl)}
+        return 1 - cosine + kl, {"cosine": cosine, "kl": kl}
 
     run_stage("text", recipe.text, student.text_parameters(), student, text_loss, out, recipe)
 
@@ -103,7 +116,7 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
     table_WD, word_of_NT = encode_words(student, pairs, recipe.templates)
     whole_from = round((1 - recipe.whole_share) * recipe.image.steps)
 
-    def image_loss(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def image_loss(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(pairs), (recipe.image.batch_size,), generator=g)
         picks = torch.randint(len(recipe.templates), (len(rows),), generator=g)
         t_BD = table_WD[word_of_NT[rows, picks]]
@@ -118,7 +131,7 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
         kl = _kl(teacher_scale * v0_BD @ bank_KD.T, teacher_scale * v_BD @ bank_KD.T)
         cosine = (v_BD * v0_BD).sum(-1).mean()
         loss = recipe.w_contrastive * contrastive + recipe.w_bank * kl + recipe.w_feature * (1 - cosine)
-        return loss, {"contrastive": float(contrastive), "bank": float(kl), "cosine": float(cosine)}
+        return loss, {"contrastive": contrastive, "bank": kl, "cosine": cosine}
 
     trained = student.image_parameters() | {"logit_scale": student.backbone.logit_scale}
     run_stage("image", recipe.image, trained, student, image_loss, out, recipe)
@@ -152,7 +165,7 @@ def run_stage(
     stage: Stage,
     params: dict[str, nn.Parameter],
     student: HuggingFaceEncoder,
-    loss_fn: Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]],
+    loss_fn: Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]],
     out: Path,
     recipe: PretrainRecipe,
 ) -> None:
@@ -194,7 +207,14 @@ def run_stage(
                 if name == "image" and step % (5 * recipe.save_every) == 0
                 else {}
             )
-            record = {"stage": name, "step": step, "loss": float(loss), **terms, "items_per_s": round(rate, 1), **scores}
+            record = {
+                "stage": name,
+                "step": step,
+                "loss": float(loss.detach()),
+                **{name: float(term.detach()) for name, term in terms.items()},
+                "items_per_s": round(rate, 1),
+                **scores,
+            }
             log.write(json.dumps(record) + "\n")
             log.flush()
             console.print(record)

@@ -37,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, context
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = CLIPTokenizer(
         vocab=vocab,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]
         unk_token=END,
         bos_token=START,
         eos_token=END,
