@@ -100,6 +100,19 @@ def test_predict_shows_every_class(world: Path) -> None:
     assert "a cat" in out and "a dog" in out and "%" in out
 
 
+def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from tima.cli.common import read_picture
+
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways: turn by 270 degrees to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    upright.save(tmp_path / "upright.png")
+    assert read_picture(tmp_path / "phone.png", 16).equal(read_picture(tmp_path / "upright.png", 16))
+
+
 def test_attack_writes_a_picture_within_eps(world: Path, tmp_path: Path) -> None:
     from PIL import Image
 

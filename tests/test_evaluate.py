@@ -281,9 +281,18 @@ def test_stages_attack_only_what_is_left_and_count_what_they_break(
 def test_training_domain_comes_from_the_run(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
     data, protocol = make_image_set(6, name="pictures"), protocol_for(eps="1/255")
     assert evaluate(tiny_clip, data, protocol, progress=False).train_domain  # the embedded training set
-    (tmp_path / "recipe.yaml").write_text("data: some/where/toy:train\n")
+    (tmp_path / "recipe.yaml").write_text("method: tecoa\ndata: some/where/toy:train\n")
     assert not evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False).train_domain
     assert evaluate(tiny_clip, make_image_set(6), protocol, out=tmp_path, progress=False).train_domain
+    elsewhere = evaluate(tiny_clip, data, protocol, out=tmp_path / "other", train_data="toy", progress=False)
+    assert not elsewhere.train_domain  # a run's results may lie elsewhere: the caller knows
+
+
+def test_another_split_of_the_same_name_is_not_taken_for_this_one(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    data, protocol = make_image_set(9, classes=3), protocol_for(eps="1/255")
+    evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
+    with pytest.raises(DataError, match="other images than 'toy' has now"):
+        evaluate(tiny_clip, data.subset([1, 2, 0, 3, 4, 5, 6, 7, 8]), protocol, out=tmp_path, progress=False)
 
 
 def test_errors(tiny_clip: HuggingFaceEncoder) -> None:

@@ -553,3 +553,11 @@ def test_pre_trained_dual_encoder_loads() -> None:
     assert (model.image_size, model.embed_dim) == (112, 384)
     assert model.mean_C11.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     check_real(model)
+
+
+def test_attention_can_be_chosen_and_changes_no_embedding(tiny_clip: HuggingFaceEncoder) -> None:
+    pixels = torch.rand(2, 3, 16, 16)
+    tiny_clip.use_attention("sdpa")
+    fused = tiny_clip.encode_image(pixels)
+    assert tiny_clip.use_attention("eager") == "sdpa"
+    torch.testing.assert_close(tiny_clip.encode_image(pixels), fused, atol=1e-5, rtol=0)

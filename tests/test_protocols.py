@@ -84,3 +84,10 @@ def test_files(tmp_path: Path) -> None:
 def test_protocols_and_results_need_no_torch() -> None:
     code = "import sys, tima.protocols, tima.results, tima.stats; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+
+
+def test_step_size_is_written_like_eps() -> None:
+    changed = load_protocol("pgd").override(attack_params={"steps": 5, "step_size": "1/255"})
+    assert changed.attack_params["step_size"] == 1 / 255
+    with pytest.raises(RecipeError, match="'2/255'"):
+        load_protocol("pgd").override(attack_params={"step_size": "2"})

@@ -78,7 +78,7 @@ def evaluate(
             return earlier[0]
     finished = False
     try:
-        with _as_judged(model), _bar(progress) as bar:
+        with _as_judged(model, protocol), _bar(progress) as bar:
             classifier = ZeroShotClassifier(model, fresh.class_names, fresh.templates)
             judge = Judge(classifier, images, protocol, stages, batch_size, bar)
             if earlier is None:
@@ -151,17 +151,21 @@ def _train_domain(dataset: str, out: Path | None, train_data: str | None) -> boo
 
 
 @contextmanager
-def _as_judged(model: DualEncoder) -> Iterator[None]:
+def _as_judged(model: DualEncoder, protocol: Protocol) -> Iterator[None]:
     """Evaluation mode, weights without gradients, true fp32 arithmetic; everything as before afterwards."""
     training, wanted = model.training, [p.requires_grad for p in model.parameters()]
     matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     model.eval().requires_grad_(False)
+    slow_fused = protocol.precision == "bf16" and next(model.parameters()).device.type == "cpu"
+    attention = model.use_attention("eager") if slow_fused else ""
     try:
         yield
     finally:
         model.train(training)
+        if attention:
+            model.use_attention(attention)
         for parameter, flag in zip(model.parameters(), wanted, strict=True):
             parameter.requires_grad_(flag)
         torch.set_float32_matmul_precision(matmul)

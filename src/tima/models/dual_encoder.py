@@ -72,8 +72,9 @@ class DualEncoder(nn.Module):
         """Additive bias of sigmoid models (SigLIP), else None."""
         return None
 
-    def use_attention(self, implementation: str) -> None:  # noqa: B027
-        """Choose `eager` or `sdpa` attention, where the back end has the choice."""
+    def use_attention(self, implementation: str) -> str:
+        """Choose `eager` or `sdpa` attention, where the back end has the choice; returns what was chosen before."""
+        return implementation
 
     # what everyone uses ------------------------------------------------------------------------------------------
 

@@ -82,9 +82,11 @@ class HuggingFaceEncoder(DualEncoder):
         self.tokenizer.save_pretrained(folder)
         write_preprocessor(folder, self.image_size, self.mean_C11.flatten().tolist(), self.std_C11.flatten().tolist())
 
-    def use_attention(self, implementation: str) -> None:
+    def use_attention(self, implementation: str) -> str:
         """`eager` or `sdpa`. In bf16 on CPU the fused kernel's backward is several times slower than plain attention."""
+        before = str(self.backbone.config._attn_implementation)
         self.backbone.set_attn_implementation(implementation)
+        return before
 
 
 def write_preprocessor(folder: Path, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -47,6 +47,11 @@ class Protocol(BaseModel):
             raise EpsError("eps 0 is no attack. The clean accuracy is measured in any case; leave the 0 out.")
         return sizes
 
+    @field_validator("attack_params", mode="after")
+    @classmethod
+    def _read_step_size(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {k: parse_eps(v) if k == "step_size" and isinstance(v, str) else v for k, v in value.items()}
+
     @field_serializer("eps")
     def _write_eps(self, value: list[float]) -> list[str]:
         return [eps_text(eps) for eps in value]
