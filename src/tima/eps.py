@@ -1,6 +1,7 @@
 """Perturbation sizes. eps is always in [0, 1] pixel units inside the library; people write `4/255`."""
 
 import math
+from fractions import Fraction
 
 from tima.errors import EpsError
 
@@ -56,6 +57,4 @@ def format_eps(eps: float) -> str:
 def eps_text(eps: float) -> str:
     """`4/255` where that is exactly this number, else all digits: reading it gives the same eps again."""
     text = format_eps(eps)
-    above, slash, below = text.partition("/")
-    exact = float(above) / float(below) if slash else float(text)
-    return text if exact == eps else repr(eps)
+    return text if "." not in text and float(Fraction(text)) == eps else repr(eps)
