@@ -417,3 +417,28 @@ def test_pictures_of_the_embedded_captions_decode() -> None:
     for row in range(0, len(captions), max(1, len(captions) // 50)):
         with Image.open(io.BytesIO(table.column("image")[row].as_py()["bytes"])) as image:
             image.load()
+
+
+def write_arrow(file: Path, table: pa.Table) -> None:
+    """As `datasets.save_to_disk` does: an Arrow stream."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def test_folders_that_datasets_save_to_disk_writes(tmp_path: Path) -> None:
+    """Layout as the library writes it: `<split>/data-*.arrow` for a DatasetDict, `data-*.arrow` for a Dataset."""
+    write_parquet(tmp_path / "source.parquet", [0, 1, 1], ["cat", "dog"])
+    table = pq.read_table(tmp_path / "source.parquet")
+    write_arrow(tmp_path / "both" / "train" / "data-00000-of-00002.arrow", table.slice(0, 2))
+    write_arrow(tmp_path / "both" / "train" / "data-00001-of-00002.arrow", table.slice(2))
+    write_arrow(tmp_path / "both" / "test" / "data-00000-of-00001.arrow", table)
+    write_arrow(tmp_path / "one" / "data-00000-of-00001.arrow", table)
+    train = find_data(str(tmp_path / "both"), "train", 8)
+    assert train.label_B.tolist() == [0, 1, 1] and train.class_names == ["cat", "dog"]
+    assert train.where(2).endswith("data-00001-of-00002.arrow, row 0")
+    assert len(find_data(f"{tmp_path / 'both'}:test", None, 8)) == len(find_data(str(tmp_path / "one"), None, 8)) == 3
+    assert isinstance(train[0][0], torch.Tensor)
+    (tmp_path / "one" / "data-00000-of-00001.arrow").write_bytes(b"junk")
+    with pytest.raises(DataError, match="not a readable arrow file"):
+        find_data(str(tmp_path / "one"), None, 8)

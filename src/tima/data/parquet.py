@@ -1,6 +1,6 @@
-"""Reader for parquet files in the Hugging Face `datasets` layout (an `image` struct or bytes column, a ClassLabel).
+"""Reader for Hugging Face `datasets` folders: parquet files, or the Arrow files that `save_to_disk` writes.
 
-Layout: https://huggingface.co/docs/datasets/image_dataset. `classnames.txt` and
+An `image` struct or bytes column and a ClassLabel, as in https://huggingface.co/docs/datasets/image_dataset. `classnames.txt` and
 `zeroshot_classification_templates.txt` beside the files, where present, take precedence (CLIP_benchmark's layout).
 """
 
@@ -28,7 +28,7 @@ def read_parquet(folder: Path, split: str | None = None, name: str | None = None
     """Read a folder of parquet files, or one file.
 
     Args:
-        folder: a parquet file, or a folder with `<split>*.parquet` in it or in its `data/`.
+        folder: a parquet file, or a folder with `<split>*.parquet` in it or in its `data/`, or `*.arrow` in it or in `<split>/`.
         split: which split; without it the only one there, or test, val, validation, train in that order.
 
     Raises:
@@ -69,13 +69,15 @@ def read_parquet(folder: Path, split: str | None = None, name: str | None = None
 
 @dataclass(frozen=True)
 class Cells:
-    """`index -> encoded picture`."""
+    """`index -> encoded picture`, or the path of its file where the table holds only that."""
 
     column: pa.ChunkedArray
 
-    def __call__(self, index: int) -> bytes:
+    def __call__(self, index: int) -> bytes | Path:
         cell = self.column[index].as_py()
         data = cell["bytes"] if isinstance(cell, dict) else cell
+        if data is None and isinstance(cell, dict) and cell.get("path"):
+            return Path(cell["path"])
         if not isinstance(data, bytes) or not data:
             raise ValueError("the row holds no image bytes")
         return data
@@ -94,14 +96,18 @@ class Rows:
 
 
 def find_files(folder: Path, split: str | None) -> tuple[list[Path], str]:
-    """Parquet files of a split, sorted, and the split's name."""
+    """Parquet or Arrow files of a split, sorted, and the split's name."""
     if folder.is_file():
         return [folder], folder.stem.split("-")[0]
     found: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*/*.arrow")):  # a DatasetDict: a folder a split
+        found.setdefault(file.parent.name, []).append(file)
+    if single := sorted(folder.glob("*.arrow")):  # a Dataset: it does not know which split it is
+        return single, split or "all"
     for file in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
         found.setdefault(file.stem.split("-")[0], []).append(file)
     if not found:
-        raise DataError(f"No parquet file in {folder} or {folder / 'data'}.")
+        raise DataError(f"No parquet or Arrow file in {folder} or {folder / 'data'}.")
     if split is None:
         split = next((s for s in ("test", "val", "validation", "train") if s in found), sorted(found)[0])
     if split not in found:
@@ -111,9 +117,12 @@ def find_files(folder: Path, split: str | None) -> tuple[list[Path], str]:
 
 def _read(file: Path) -> pa.Table:
     try:
+        if file.suffix == ".arrow":
+            with pa.memory_map(str(file)) as source:
+                return pa.ipc.open_stream(source).read_all()
         return pq.read_table(file, partitioning=None)  # folders named like key=value are part of the path, not columns
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable parquet file ({error}).") from error
+        raise DataError(f"{file}: not a readable {file.suffix[1:]} file ({error}).") from error
 
 
 def _labels(values: Sequence[Any], rows: Rows) -> list[int]:

@@ -68,13 +68,13 @@ def find_data(name: str, split: str | None = None, image_size: int = 224) -> Ima
         why = ""
         if place.is_file() and place.suffix == ".parquet":
             return read_parquet(place, None, None, image_size)
-        if place.is_dir() and (any(place.glob("*.parquet")) or any(place.glob("data/*.parquet"))):
+        if place.is_dir() and any(any(place.glob(p)) for p in ("*.parquet", "data/*.parquet", "*.arrow", "*/*.arrow")):
             return read_parquet(place, split, place.resolve().name, image_size)
         if place.is_dir() and looks_like_image_folder(place, split):
             return read_image_folder(place, split, None, image_size)
         if place.is_dir():
             under = f" under '{split}'" if split else ""
-            why = f" (is there, but holds neither parquet files nor one folder of pictures for each class{under})"
+            why = f" (is there, but holds neither parquet or Arrow files nor one folder of pictures for each class{under})"
         elif place.is_file():
             why = " (is a file, but no .parquet)"
         looked.append(f"{place.absolute()}{why}")
