@@ -1,7 +1,8 @@
 """Reader for Hugging Face `datasets` folders: parquet files, or the Arrow files that `save_to_disk` writes.
 
-An `image` struct or bytes column and a ClassLabel, as in https://huggingface.co/docs/datasets/image_dataset. `classnames.txt` and
-`zeroshot_classification_templates.txt` beside the files, where present, take precedence (CLIP_benchmark's layout).
+An `image` struct or bytes column and a ClassLabel, as in https://huggingface.co/docs/datasets/image_dataset.
+`classnames.txt` and `zeroshot_classification_templates.txt` beside the files, where present, take precedence
+(CLIP_benchmark's layout).
 """
 
 import json
@@ -28,7 +29,8 @@ def read_parquet(folder: Path, split: str | None = None, name: str | None = None
     """Read a folder of parquet files, or one file.
 
     Args:
-        folder: a parquet file, or a folder with `<split>*.parquet` in it or in its `data/`, or `*.arrow` in it or in `<split>/`.
+        folder: a parquet file, or a folder with `<split>*.parquet` in it or in its `data/`, or `*.arrow` in it or in
+            its `<split>/`.
         split: which split; without it the only one there, or test, val, validation, train in that order.
 
     Raises:

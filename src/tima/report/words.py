@@ -9,7 +9,7 @@ def percent(value: float) -> str:
 
 
 def interval(cell: Cell) -> str:
-    """`42.1–48.3`, in percent."""
+    """Both ends in percent, joined by an en dash."""
     return f"{percent(cell.low)}–{percent(cell.high)}"  # noqa: RUF001 (a range takes an en dash)
 
 
