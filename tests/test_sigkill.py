@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,12 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-c", "from tima.cli import main; main()", *map(str, words)]
 
 
+def last_step(metrics: Path) -> int:
+    """The last step that is written down, 0 before there is one."""
+    steps = [int(n) for n in re.findall(r'"step": (\d+)', metrics.read_text())] if metrics.is_file() else []
+    return steps[-1] if steps else 0
+
+
 @pytest.mark.slow
 def test_three_kills_change_nothing(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
@@ -32,14 +39,13 @@ def test_three_kills_change_nothing(tokenizer, tmp_path: Path) -> None:  # type:
     words += ["val_every=40", "save_every=15", "val_samples=16", "val_attack_steps=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    began = time.monotonic()
     subprocess.run(command(*words, "--out", tmp_path / "whole"), check=True, env=environment)
-    length = time.monotonic() - began
-
     chance = random.Random()
-    for _ in range(3):
+    for step in sorted(chance.sample(range(20, 380), 3)):
         process = subprocess.Popen(command(*words, "--out", tmp_path / "cut"), env=environment)
-        time.sleep(length * chance.uniform(0.3, 0.7))
+        while process.poll() is None and last_step(tmp_path / "cut" / "metrics.jsonl") < step:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run was over before it was killed"
     subprocess.run(command("train", "--resume", tmp_path / "cut", "--quiet"), check=True, env=environment)

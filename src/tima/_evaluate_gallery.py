@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 
-def choose_gallery(correct_N: Tensor, count: int, seed: int) -> Tensor:
-    """Positions of `count` images in an order drawn with `seed`, those that are right when clean first."""
-    order = torch.randperm(len(correct_N), generator=torch.Generator().manual_seed(seed))
-    return torch.cat([order[correct_N[order]], order[~correct_N[order]]])[:count]
+def choose_gallery(total: int, count: int, seed: int) -> Tensor:
+    """Positions of `count` images drawn with `seed`: the same for every model, so that a report can put them side by side."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
 
 
 def open_gallery(arrays: dict[str, Tensor], chosen_G: Tensor, image_GCHW: Tensor, logits_GC: Tensor, steps: int) -> None:

@@ -71,7 +71,7 @@ class Judge:
             "robust_EN": torch.zeros(len(self.protocol.eps), n, dtype=torch.bool),
         }
         if gallery > 0:
-            chosen = choose_gallery(correct_N, min(gallery, n), self.protocol.seed)
+            chosen = choose_gallery(n, min(gallery, n), self.protocol.seed)
             image_GCHW, _, _ = self._load(arrays["index_N"][chosen])
             open_gallery(arrays, chosen, image_GCHW, self._logits(image_GCHW), len(self.protocol.eps))
         result.wall_time_s = round(time.perf_counter() - started, 3)

@@ -46,8 +46,8 @@ def evaluate(
             call returns what is complete and goes on after the last finished eps of what is not.
         batch_size: images attacked at once; changes memory and speed, not results.
         device: moves the model there; by default it stays where it is.
-        gallery: so many images are kept with their adversarial versions, those that are right when clean first. Chosen in
-            the first call; a call that goes on keeps what was chosen.
+        gallery: so many images, drawn with the protocol's seed, are kept with their adversarial versions. Chosen in the first
+            call; a call that goes on keeps what was chosen.
         progress: show a bar.
         precision: `fp32` or `bf16` instead of the protocol's, which makes the protocol `custom` where it differs.
         model_name: what tables call the model; by default its own name.

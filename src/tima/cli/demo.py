@@ -34,7 +34,7 @@ def demo(
     runs = [out / name for name in ("original", *RUNS)]
     for run in runs:
         model = "nano" if run.name == "original" else str(run)
-        evaluate_run(model, list(EMBEDDED), protocol, run, gallery=4, progress=not quiet)
+        evaluate_run(model, list(EMBEDDED), protocol, run, gallery=24, progress=not quiet)
     console.print(terminal_table(runs))
     page = report(runs, out / "report.html", title="TIMA demo: a robust zero-shot classifier")
     console.print(f"\nReport: [bold]{page.resolve()}[/]  ({time.monotonic() - began:.0f} s)", highlight=False, soft_wrap=True)

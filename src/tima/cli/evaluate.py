@@ -37,7 +37,7 @@ def evaluate(
         typer.Option("--out", "-o", help="Run folder for the results; by default the model's own run, or runs/NAME."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time; changes speed, never a number.")] = 250,
-    gallery: Annotated[int, typer.Option(help="Keep so many adversarial images of each set for the report.")] = 6,
+    gallery: Annotated[int, typer.Option(help="Keep so many adversarial images of each set for the report.")] = 24,
     quiet: Quiet = False,
 ) -> None:
     from tima.cli.jobs import default_out, evaluate_run

@@ -21,7 +21,7 @@ def evaluate_run(
     out: Path,
     *,
     batch_size: int = 250,
-    gallery: int = 6,
+    gallery: int = 24,
     progress: bool = True,
 ) -> dict[str, str]:
     """Evaluate on several sets; a set that cannot be opened is reported and does not stop the others.

@@ -86,11 +86,13 @@ def _gallery(comparison: Comparison, data: str, stored: list[Stored | None], pic
     text = comparison.columns[column]
     gallery = Gallery(data, text, 1 / eps)
     sources = [_Source(s, text) if s is not None and _has_gallery(s.path) else None for s in stored]
-    counts: dict[Any, int] = {}
-    for source in sources:
-        for key in source.rows if source else ():
-            counts[key] = counts.get(key, 0) + 1
-    keys = sorted(counts, key=lambda key: -counts[key])[:pictures]  # stable: the evaluation's order among equals
+    counts: dict[Any, tuple[int, int]] = {}
+    for source in (s for s in sources if s):
+        for key in source.rows:
+            there, right = counts.get(key, (0, 0))
+            counts[key] = (there + 1, right + source.right_when_clean(key))
+    # pictures that every model has, then those that most models know: a wrong answer leaves nothing to attack
+    keys = sorted(counts, key=lambda key: counts[key], reverse=True)[:pictures]  # stable: drawn order among equals
     for key in keys:
         first = next(source for source in sources if source and key in source.rows)
         pairs = zip(comparison.runs, sources, strict=True)
@@ -128,6 +130,9 @@ class _Source:
 
     def label(self, key: Any) -> str:
         return self.record.class_names[int(self.tensors["gallery_label"][self.rows[key]])]
+
+    def right_when_clean(self, key: Any) -> bool:
+        return self._answer(0, key).right
 
     def view(self, run: Run, key: Any, eps: float) -> View:
         if key not in self.rows:
