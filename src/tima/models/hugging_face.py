@@ -1,7 +1,8 @@
 """Hugging Face transformers back end: CLIPModel, SiglipModel, VisionTextDualEncoderModel."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFac
     try:
         # transformers hides why one of its models cannot be imported; the usual reason is a torchvision of another build
         model_class = getattr(transformers, family[0])
-        backbone, report = model_class.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        with _no_bar():  # reading a file of weights takes a second; its bar would tear ours
+            backbone, report = model_class.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
     except SafetensorError as error:
         raise ModelError(f"{_damaged_file(Path(source))}: damaged weights ({_first_line(error)}). Copy them again.") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
@@ -217,3 +219,16 @@ def _embed_dim(backbone: Any) -> int:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
