@@ -7,6 +7,7 @@ deviation are applied inside, embeddings are unit-norm unless asked otherwise, a
 `logit_scale * image @ text.T + logit_bias` in fp32.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tima.errors import ModelError
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(nn.Module, ABC):
     """Base of the two-tower models. A back end fills in the three `_` methods and the attributes.
 
     Attributes:
@@ -48,24 +49,26 @@ class DualEncoder(nn.Module):
 
     # what a back end provides ------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
-        raise NotImplementedError("a back end provides this")
+        """Normalised pixels to un-normalised embeddings `B x D`."""
 
+    @abstractmethod
     def _text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        raise NotImplementedError("a back end provides this")
+        """Tokens of `tokenize` to un-normalised embeddings `C x D`."""
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Texts to the back end's token tensors (`input_ids_CL`, ...), no longer than the longest text needs."""
-        raise NotImplementedError("a back end provides this")
 
+    @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model in its library's own folder format (safetensors)."""
-        raise NotImplementedError("a back end provides this")
 
     @property
+    @abstractmethod
     def logit_scale(self) -> Tensor:
         """`s = exp(logit_scale)`, a scalar tensor."""
-        raise NotImplementedError("a back end provides this")
 
     @property
     def logit_bias(self) -> Tensor | None:
