@@ -75,6 +75,14 @@ def make_image_set(n: int = 24, classes: int = 4, size: int = 16, seed: int = 0,
     return ImageSet(name, names, torch.tensor(labels), data.__getitem__, lambda i: f"{name} #{i}", image_size=size)
 
 
+def write_image_folder(images: ImageSet, root: Path) -> None:
+    """`root/<class>/<index>.png`, the layout that `find_data` reads."""
+    for i in range(len(images)):
+        folder = root / images.class_names[int(images.label_B[i])]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def toy_set() -> ImageSet:
     return make_image_set()

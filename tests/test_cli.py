@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import build_tiny_clip, make_image_set, png
+from conftest import build_tiny_clip, make_image_set, png, write_image_folder
 from typer.testing import CliRunner
 
 from tima.cli import app
@@ -23,11 +23,8 @@ def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type:
     root = tmp_path_factory.mktemp("cli")
     build_tiny_clip(tokenizer).save_pretrained(root / "model")
     images = make_image_set(n=48, classes=8)
-    for i in range(len(images)):
-        for split in ("train", "test"):
-            folder = root / "toy" / split / images.class_names[int(images.label_B[i])]
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+    for split in ("train", "test"):
+        write_image_folder(images, root / "toy" / split)
     rng = np.random.default_rng(0)
     (root / "photo.png").write_bytes(png(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)))
     return root

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set
+from conftest import build_tiny_clip, make_image_set, write_image_folder
 
 from tima.data.augment import augment
 from tima.errors import RecipeError
@@ -21,10 +21,7 @@ def recipe(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> PretrainRecip
     root = tmp_path_factory.mktemp("pretrain")
     build_tiny_clip(tokenizer).save_pretrained(root / "teacher")
     images = make_image_set(n=40, classes=4)
-    for i in range(len(images)):
-        folder = root / "toy" / "train" / images.class_names[int(images.label_B[i])]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+    write_image_folder(images, root / "toy" / "train")
     (root / "nouns.txt").write_text("cat\ndog\nhouse\n")
     (root / "sentences.txt").write_text("a house is a building to live in\n")
     return PretrainRecipe(

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import build_tiny_clip, make_image_set
+from conftest import build_tiny_clip, make_image_set, write_image_folder
 
 from tima._files import sha256_file
 
@@ -31,10 +31,7 @@ def last_step(metrics: Path) -> int:
 def test_three_kills_change_nothing(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
     images = make_image_set(n=120, classes=8)
-    for i in range(len(images)):
-        folder = tmp_path / "data" / "train" / images.class_names[int(images.label_B[i])]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+    write_image_folder(images, tmp_path / "data" / "train")
     words = ["train", "--model", tmp_path / "model", "--data", tmp_path / "data", "--steps", 400, "--batch-size", 16, "--quiet"]
     words += ["val_every=40", "save_every=15", "val_samples=16", "val_attack_steps=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set, png
+from conftest import build_tiny_clip, make_image_set, png, write_image_folder
 
 from tima._files import sha256_file
 from tima.config import TrainRecipe, train_recipe
@@ -24,10 +24,7 @@ def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     root = tmp_path_factory.mktemp("world")
     build_tiny_clip(tokenizer).save_pretrained(root / "model")
     images = make_image_set(n=120, classes=8)
-    for i in range(len(images)):
-        folder = root / "data" / "train" / images.class_names[int(images.label_B[i])]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+    write_image_folder(images, root / "data" / "train")
     return {"model": str(root / "model"), "data": str(root / "data")}
 
 

@@ -12,13 +12,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from tima._files import sha256_file
 from tima.data import find_data
-from tima.models import DualEncoder, ZeroShotClassifier, load_model, nano_folder
+from tima.models import DualEncoder, load_model, nano_folder
 from tima.pretrain import PretrainRecipe
+from tima.pretrain.run import count_right
 from tima.pretrain.sources import gather_pairs
 from tima.stats import wilson
 
@@ -38,16 +38,10 @@ ROLE = {
 }
 
 
-@torch.no_grad()
 def zero_shot(model: DualEncoder, name: str) -> dict[str, Any]:
     split = "val" if name == "pictures" else None
     images = find_data(name, split, model.image_size)
-    classifier = ZeroShotClassifier(model, images.class_names, images.templates)
-    hits = n = 0
-    for start in range(0, len(images), 250):
-        batch = images.collate(images.__getitems__(range(start, min(start + 250, len(images)))))
-        hits += int((classifier(batch.image_BCHW.float() / 255).argmax(1) == batch.label_B).sum())
-        n += len(batch.label_B)
+    hits, n = count_right(model, images)
     low, high = wilson(hits, n)
     return {"data": name, "classes": len(images.class_names), "n": n, "accuracy": hits / n, "low": low, "high": high}
 

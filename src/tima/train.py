@@ -46,9 +46,9 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     from accelerate import Accelerator
 
     out = Path(out)
-    if (out / "summary.json").is_file() and _claim(out, recipe):
-        return out / "model"
     _claim(out, recipe)
+    if (out / "summary.json").is_file():
+        return out / "model"
     # autocast is the recipe's business (`_precision`): Accelerate's own setting is fixed for a whole Python process
     accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=out)
     device = accelerator.device
@@ -224,7 +224,7 @@ def _fingerprint(recipe: TrainRecipe) -> str:
     return hashlib.sha256(dump(recipe).encode()).hexdigest()
 
 
-def _claim(out: Path, recipe: TrainRecipe) -> bool:
+def _claim(out: Path, recipe: TrainRecipe) -> None:
     """Store the recipe; refuse a folder that holds a run with other settings."""
     stored = out / "recipe.yaml"
     text = dump(recipe)
@@ -235,7 +235,6 @@ def _claim(out: Path, recipe: TrainRecipe) -> bool:
         )
     if not stored.is_file():
         write_text(stored, text)
-    return True
 
 
 def _summary(recipe: TrainRecipe, state: Progress, split: Split, quarantined: int) -> dict[str, Any]:

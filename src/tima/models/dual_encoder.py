@@ -66,14 +66,15 @@ class DualEncoder(nn.Module, ABC):
         """Write the model in its library's own folder format (safetensors)."""
 
     @property
-    @abstractmethod
     def logit_scale(self) -> Tensor:
-        """`s = exp(logit_scale)`, a scalar tensor."""
+        """`s = exp(logit_scale)`, a scalar tensor. Both libraries keep its logarithm under this name."""
+        return self.backbone.logit_scale.exp().squeeze()  # type: ignore[operator, union-attr]
 
     @property
     def logit_bias(self) -> Tensor | None:
         """Additive bias of sigmoid models (SigLIP), else None."""
-        return None
+        bias = getattr(self.backbone, "logit_bias", None)
+        return None if bias is None else bias.squeeze()
 
     def use_attention(self, implementation: str) -> str:
         """Choose `eager` or `sdpa` attention, where the back end has the choice; returns what was chosen before."""

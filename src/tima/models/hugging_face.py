@@ -68,15 +68,6 @@ class HuggingFaceEncoder(DualEncoder):
         keys = ("input_ids",) if self._sigmoid else ("input_ids", "attention_mask")
         return {key: encoded[key] for key in keys if key in encoded}
 
-    @property
-    def logit_scale(self) -> Tensor:
-        return self.backbone.logit_scale.exp().squeeze()
-
-    @property
-    def logit_bias(self) -> Tensor | None:
-        bias = getattr(self.backbone, "logit_bias", None)
-        return None if bias is None else bias.squeeze()
-
     def save_pretrained(self, folder: str | Path) -> None:
         folder = Path(folder)
         self.backbone.save_pretrained(folder, safe_serialization=True)

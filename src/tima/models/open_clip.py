@@ -72,15 +72,6 @@ class OpenClipEncoder(DualEncoder):
         ids_CL = self.tokenizer(list(texts))
         return {"input_ids": ids_CL[:, : int(self._end_of_text(ids_CL).max()) + 1] if self._can_cut else ids_CL}
 
-    @property
-    def logit_scale(self) -> Tensor:
-        return self.backbone.logit_scale.exp().squeeze()
-
-    @property
-    def logit_bias(self) -> Tensor | None:
-        bias = getattr(self.backbone, "logit_bias", None)
-        return None if bias is None else bias.squeeze()
-
     def save_pretrained(self, folder: str | Path) -> None:
         """`open_clip_config.json` and safetensors; `local-dir:FOLDER` reads it, here and in open_clip."""
         from safetensors.torch import save_file

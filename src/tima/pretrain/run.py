@@ -24,9 +24,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from tima._files import atomic_folder, atomic_path, write_text
-from tima.data import find_data
+from tima.data import ImageSet, find_data
 from tima.data.augment import augment
-from tima.models import ZeroShotClassifier, load_model, nano_folder
+from tima.models import DualEncoder, ZeroShotClassifier, load_model, nano_folder
 from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 from tima.pretrain import cache
 from tima.pretrain.masked import encode_patches
@@ -229,12 +229,20 @@ def run_stage(
 def score(student: HuggingFaceEncoder, data: str, n: int) -> float:
     """Zero-shot accuracy in percent on a seeded sample."""
     images = find_data(data, image_size=student.image_size).sample(n, seed=0)
-    classifier = ZeroShotClassifier(student, images.class_names, images.templates)
-    hits = 0
+    hits, counted = count_right(student, images)
+    return round(100 * hits / counted, 1)
+
+
+@torch.no_grad()
+def count_right(model: DualEncoder, images: ImageSet) -> tuple[int, int]:
+    """How many readable images the model classifies right without an attack, and how many there are."""
+    classifier = ZeroShotClassifier(model, images.class_names, images.templates)
+    hits = counted = 0
     for start in range(0, len(images), 250):
         batch = images.collate(images.__getitems__(range(start, min(start + 250, len(images)))))
         hits += int((classifier(batch.image_BCHW.float() / 255).argmax(1) == batch.label_B).sum())
-    return round(100 * hits / len(images), 1)
+        counted += len(batch.label_B)
+    return hits, counted
 
 
 def save(student: HuggingFaceEncoder, out: Path) -> Path:
