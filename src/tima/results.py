@@ -23,7 +23,8 @@ from tima.protocols import Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = "tima-result/1"
+SCHEMA = "tima-result/2"
+READABLE = ("tima-result/1", SCHEMA)  # version 1 lacks what is optional below
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -47,23 +48,66 @@ class Metrics(_Record):
     mean_per_class_recall: Share
 
 
+class Margins(_Record):
+    """Label's logit minus the best other one, over the images: a histogram (one edge more than counts) and its centre."""
+
+    mean: float
+    median: float
+    edges: list[float]
+    counts: list[Count]
+
+
 class Clean(_Record):
+    """`ece`: expected calibration error. `correct_per_class`: in the order of `class_names`."""
+
     n: Count
     correct: Count
     accuracy: Share
     ci95: tuple[Share, Share]
+    ece: Share | None = None
+    correct_per_class: list[Count] | None = None
+    margins: Margins | None = None
 
 
 class AttackRecord(_Record):
-    """One attack of the protocol: how many images it broke that nothing before it had broken."""
+    """One attack of the protocol: how many images it broke that nothing before it had broken, and what that cost."""
 
     name: str
     params: dict[str, Any]
     broken: Count
+    attacked: Count | None = None
+    forwards: Count | None = None
+    backwards: Count | None = None
+    wall_time_s: float | None = None
+
+
+class Indicator(_Record):
+    """One sign of attack health. `value` is null where it could not be measured, and `note` says why."""
+
+    name: str
+    value: float | None
+    limit: float | None = None
+    fired: bool
+    note: str = ""
+
+
+class Health(_Record):
+    """Whether the attack can be believed: `reliable`, or `suspicious` with a reason for each indicator that fired."""
+
+    verdict: Literal["reliable", "suspicious"]
+    reasons: list[str] = []
+    indicators: list[Indicator] = []
+    probe_n: Count = 0
+
+    def __str__(self) -> str:
+        return self.verdict if not self.reasons else f"{self.verdict}: {'; '.join(self.reasons)}"
 
 
 class Robust(_Record):
-    """The outcome at one eps. `already_broken`: wrong when clean or broken at a smaller eps, so not attacked again."""
+    """The outcome at one eps. `already_broken`: wrong when clean or broken at a smaller eps, so not attacked again.
+
+    `margin_similarity`: Pearson's correlation of an image's margin with the cosine of its class text to the nearest other one.
+    """
 
     eps: float = Field(gt=0)
     eps_text: str
@@ -76,6 +120,11 @@ class Robust(_Record):
     forwards: Count
     backwards: Count
     wall_time_s: float = Field(ge=0)
+    ece: Share | None = None
+    correct_per_class: list[Count] | None = None
+    margins: Margins | None = None
+    margin_similarity: float | None = None
+    health: Health | None = None
 
 
 class Quarantined(_Record):
@@ -86,7 +135,7 @@ class Quarantined(_Record):
 class Result(_Record):
     """What was measured, on what, how and with which code."""
 
-    schema_: Literal["tima-result/1"] = Field(default="tima-result/1", alias="schema")
+    schema_: Literal["tima-result/1", "tima-result/2"] = Field(default="tima-result/2", alias="schema")
     dataset: str
     model: str
     pretrained: str
@@ -100,6 +149,8 @@ class Result(_Record):
     n: Count
     seed: int
     class_names: list[str]
+    class_counts: list[Count] | None = None
+    margin_similarity: float | None = None
     templates: list[str]
     protocol: dict[str, Any]
     checkpoint_sha256: str
@@ -108,6 +159,7 @@ class Result(_Record):
     train_domain: bool = False
     wall_time_s: float = Field(ge=0)
     complete: bool = False
+    finished: str | None = None
 
     @model_validator(mode="after")
     def _order_of_truth(self) -> "Result":
@@ -158,7 +210,7 @@ def read_result(path: str | Path) -> Result:
         raise ResultError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ResultError(f"{path} is not valid JSON ({error}). Delete it and evaluate again.") from error
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+    if not isinstance(value, dict) or value.get("schema") not in READABLE:
         found = value.get("schema") if isinstance(value, dict) else None
         raise ResultError(f"{path} is no result that this version reads: its schema is {found!r}, not '{SCHEMA}'.")
     return _validated(value, path)

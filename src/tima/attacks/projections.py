@@ -48,6 +48,9 @@ class LInfBall:
     def select(self, index: Tensor) -> "LInfBall":
         return LInfBall(self.low_BCHW[index], self.high_BCHW[index])
 
+    def join(self, other: "LInfBall") -> "LInfBall":
+        return LInfBall(torch.cat([self.low_BCHW, other.low_BCHW]), torch.cat([self.high_BCHW, other.high_BCHW]))
+
 
 @dataclass
 class L2Ball:
@@ -78,6 +81,9 @@ class L2Ball:
 
     def select(self, index: Tensor) -> "L2Ball":
         return L2Ball(self.image_BCHW[index], self.radius_B[index])
+
+    def join(self, other: "L2Ball") -> "L2Ball":
+        return L2Ball(torch.cat([self.image_BCHW, other.image_BCHW]), torch.cat([self.radius_B, other.radius_B]))
 
 
 Ball = LInfBall | L2Ball
