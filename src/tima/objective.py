@@ -54,6 +54,7 @@ class Objective(nn.Module):
         with torch.no_grad():
             text0_CD = encode_classes(student if teacher is None else teacher, self.class_names, self.templates)
         self.register_buffer("text0_CD", text0_CD, persistent=False)
+        self.own = nn.ParameterDict(method.prepare(text0_CD, student.logit_scale.detach()))
 
     @property
     def teacher(self) -> DualEncoder | None:

@@ -30,7 +30,7 @@ from tima.objective import Objective, Outcome
 from tima.schedule import attack_step_size, batches, eps_at, lr_factor, step_seed
 from tima.split import Split, split_data
 from tima.train_log import TrainLog
-from tima.validate import Score, validate
+from tima.validate import Score, mean_score, validate
 
 
 def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Path:
@@ -64,10 +64,13 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     split.train.preload()
     student.requires_grad_(False)
     params = {name: p.requires_grad_(True) for name, p in method.trainable(student).items()}
-    optimizer = _build_optimizer(recipe, student, params)
     state = Progress(recipe_sha256=_fingerprint(recipe))
     # before the checkpoint is loaded: the frozen class texts are the original's, also when no teacher is kept
     objective = Objective(student, teacher, method, split.train.class_names, recipe.templates, recipe.attack).to(device)
+    params |= {f"method.{name}": p for name, p in objective.own.items()}
+    if not params:
+        return _untrained(student, split, recipe, state, out, device, accelerator.is_main_process)
+    optimizer = _build_optimizer(recipe, student, params)
     for folder in ("checkpoint", "model"):
         restore_folder(out / folder)
     if (out / "checkpoint" / "state.pt").is_file():
@@ -104,6 +107,19 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
             write_json(out / "summary.json", _summary(recipe, state, split, quarantined=len(log.bad_seen)))
     accelerator.end_training()
     accelerator.wait_for_everyone()
+    return out / "model"
+
+
+def _untrained(
+    student: DualEncoder, split: Split, recipe: TrainRecipe, state: Progress, out: Path, device: torch.device, main: bool
+) -> Path:
+    """A method that trains nothing: the model as it is, validated once."""
+    scores = _validate(student, split, recipe, device)
+    state.val = {name: score.record() for name, score in scores.items()}
+    state.best_score = mean_score(scores)
+    if main:
+        save_model(student, out / "model")
+        write_json(out / "summary.json", _summary(recipe, state, split, quarantined=0) | {"steps": 0, "images_seen": 0})
     return out / "model"
 
 

@@ -17,7 +17,7 @@ from tima.data import BadImage
 from tima.eps import format_eps
 from tima.objective import Outcome
 from tima.split import Split
-from tima.validate import Score
+from tima.validate import Score, mean_score
 
 EVERY = 10  # steps between lines of metrics.jsonl
 
@@ -105,7 +105,7 @@ class TrainLog:
 
     def validation(self, step: int, scores: dict[str, Score]) -> float:
         """Record a validation and return the score that chooses the best checkpoint."""
-        score = sum((s.clean_accuracy + s.robust_accuracy) / 2 for s in scores.values()) / len(scores)
+        score = mean_score(scores)
         self._append({"kind": "val", "step": step, "score": round(score, 5), **{n: s.record() for n, s in scores.items()}})
         words = [f"{n} {100 * s.clean_accuracy:.0f}/{100 * s.robust_accuracy:.0f}" for n, s in scores.items()]
         self.last_val = f" | val clean/robust {' '.join(words)}"

@@ -26,6 +26,11 @@ class Score:
         return {k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
+def mean_score(scores: dict[str, Score]) -> float:
+    """What chooses the best checkpoint: the mean of clean and robust accuracy over the validation sets."""
+    return sum((s.clean_accuracy + s.robust_accuracy) / 2 for s in scores.values()) / len(scores)
+
+
 def validate(
     model: DualEncoder, images: ImageSet, eps: float, steps: int, *, seed: int, batch_size: int, device: torch.device
 ) -> Score:

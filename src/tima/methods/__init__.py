@@ -4,13 +4,22 @@
 """
 
 from tima.errors import RecipeError
+from tima.methods.agft import Agft
 from tima.methods.base import Method, MethodConfig, Step
+from tima.methods.fare import Fare
+from tima.methods.ft_adv import FtAdv
 from tima.methods.ft_clean import FtClean
+from tima.methods.laat import Laat
+from tima.methods.mart import Mart
+from tima.methods.pmg_aft import PmgAft
 from tima.methods.tecoa import TeCoA
 from tima.methods.tima import Tima
 from tima.methods.tima_v1 import TimaV1
+from tima.methods.trades import Trades
+from tima.methods.zero_shot import ZeroShot
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Tima, TimaV1, TeCoA, FtClean)}
+_ALL = (Tima, TimaV1, TeCoA, Fare, PmgAft, Laat, Agft, Trades, Mart, FtAdv, FtClean, ZeroShot)
+METHODS: dict[str, type[Method]] = {m.name: m for m in _ALL}
 
 
 def find_method(name: str) -> type[Method]:

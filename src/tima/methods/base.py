@@ -20,6 +20,7 @@ from tima.attacks import LogitsFn, LossFn
 from tima.errors import RecipeError, TrainingError
 from tima.models import DualEncoder
 
+NO_TEACHER = "This step has no teacher. A method whose losses use one must say needs_teacher = True."
 TextTower = Literal["full", "projection", "none"]
 
 
@@ -86,7 +87,7 @@ class Step:
             TrainingError: the step was built without a teacher.
         """
         if self.teacher is None:
-            raise TrainingError("This step has no teacher. A method whose losses use one must say needs_teacher = True.")
+            raise TrainingError(NO_TEACHER)
         with torch.no_grad():
             return self.teacher.encode_image(self.image_BCHW, normalize=False)
 
@@ -94,6 +95,14 @@ class Step:
     def teacher_BD(self) -> Tensor:
         """Unit-norm embeddings of the clean images, frozen teacher, without autograd."""
         return F.normalize(self.teacher_raw_BD, dim=-1)
+
+    @cached_property
+    def teacher_adv_BD(self) -> Tensor:
+        """Unit-norm embeddings of the adversarial images, frozen teacher, without autograd."""
+        if self.teacher is None:
+            raise TrainingError(NO_TEACHER)
+        with torch.no_grad():
+            return self.teacher.encode_image(self.adv_BCHW)
 
 
 class Method(ABC):
@@ -134,6 +143,10 @@ class Method(ABC):
     def trainable(self, student: DualEncoder) -> dict[str, nn.Parameter]:
         """The parameters that train, by name: the image tower, and what `text_tower` says."""
         return student.image_parameters() | student.text_parameters(self.text_tower)
+
+    def prepare(self, text0_CD: Tensor, scale: Tensor) -> dict[str, nn.Parameter]:
+        """Parameters of the method's own that train too, by name, once the class texts `text0_CD` and `s` are known."""
+        return {}
 
     def attack_output(self, student: DualEncoder, text_CD: Tensor) -> LogitsFn:
         """What the inner attack sees: pixels `BCHW` in [0, 1] to logits `BC` against fixed class texts."""
