@@ -1,7 +1,9 @@
 """What an attack climbs: one value an image, larger = closer to success, always in fp32.
 
-Shapes: `B` images, `C` classes. Every loss takes `(logits_BC, label)`; `label` is `label_B` of class indices for `ce`,
-`margin` and `dlr`, probabilities `BxC` for `ce_soft`, and reference logits `BxC` for `kl`.
+Shapes: `B` images, `C` classes, `D` embedding width. Every loss takes `(logits_BC, label)`; `label` is `label_B` of class
+indices for `ce`, `margin` and `dlr`, probabilities `BxC` for `ce_soft`, reference logits `BxC` for `kl`, and reference
+embeddings `BxD` for `embedding_l2`. The losses of `TARGETED_LOSSES` take `(logits_BC, label_B, target_B)`: they lead away
+from the true class to another one that the attack has chosen.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from torch import Tensor
 from tima.errors import RecipeError
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
+TargetedLossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ce(logits_BC: Tensor, label_B: Tensor) -> Tensor:
@@ -51,7 +54,45 @@ def dlr(logits_BC: Tensor, label_B: Tensor) -> Tensor:
     return margin(logits_BC, label_B) / (top_B3[:, 0] - top_B3[:, 2] + 1e-12)
 
 
-LOSSES: dict[str, LossFn] = {"ce": ce, "ce_soft": ce_soft, "dlr": dlr, "kl": kl, "margin": margin}
+def embedding_l2(embedding_BD: Tensor, reference_BD: Tensor) -> Tensor:
+    """Squared Euclidean distance between embeddings as they are, not normalised (FARE, Schlarmann et al. 2024, arXiv
+    2402.12336, eq. 3): no class is asked. Its gradient is 0 at the reference, so an attack must start beside it."""
+    return (embedding_BD.float() - reference_BD.float()).square().sum(1)
+
+
+def ce_targeted(logits_BC: Tensor, label_B: Tensor, target_B: Tensor) -> Tensor:
+    """Log-probability of the target; the true class counts only as one of the others."""
+    return -ce(logits_BC, target_B)
+
+
+def margin_targeted(logits_BC: Tensor, label_B: Tensor, target_B: Tensor) -> Tensor:
+    """The target's logit minus the true class's: above 0 the image is misclassified."""
+    both_B2 = logits_BC.float().gather(1, torch.stack([target_B, label_B], 1))
+    return both_B2[:, 0] - both_B2[:, 1]
+
+
+def dlr_targeted(logits_BC: Tensor, label_B: Tensor, target_B: Tensor) -> Tensor:
+    """Targeted difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690, eq. 7), free of the logits' scale.
+
+    Below 4 classes, where the ratio needs a fourth logit, this is the plain targeted margin.
+    """
+    if logits_BC.shape[1] < 4:
+        return margin_targeted(logits_BC, label_B, target_B)
+    top_B4 = logits_BC.float().topk(4, dim=1).values
+    scale_B = top_B4[:, 0] - (top_B4[:, 2] + top_B4[:, 3]) / 2
+    return margin_targeted(logits_BC, label_B, target_B) / (scale_B + 1e-12)
+
+
+LOSSES: dict[str, LossFn] = {
+    "ce": ce,
+    "ce_soft": ce_soft,
+    "cw": margin,
+    "dlr": dlr,
+    "embedding_l2": embedding_l2,
+    "kl": kl,
+    "margin": margin,
+}
+TARGETED_LOSSES: dict[str, TargetedLossFn] = {"ce_targeted": ce_targeted, "dlr_targeted": dlr_targeted}
 
 
 def find_loss(loss: str | LossFn, *, targeted: bool = False) -> LossFn:
