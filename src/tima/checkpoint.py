@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tima._files import atomic_folder
+from tima.averaging import Averages
 from tima.errors import ModelError
 
 
@@ -25,27 +26,36 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, params: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    params: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    averages: Averages | None = None,
 ) -> None:
-    """Write trained weights (fp32), optimiser, RNG state and progress.
+    """Write trained weights (fp32), their average, optimiser, RNG state and progress.
 
     Raises:
         TimaError: the disk is full; the checkpoint before stays whole.
     """
     with atomic_folder(folder) as part:
         save_file({name: p.detach().contiguous().cpu() for name, p in params.items()}, part / "trained.safetensors")
+        if averages is not None and (kept := averages.state()):
+            save_file({name: value.contiguous().cpu() for name, value in kept.items()}, part / "averages.safetensors")
         state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "progress": asdict(progress)}
         torch.save(state, part / "state.pt")
 
 
-def load_checkpoint(folder: Path, params: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's state into `params` and `optimizer`.
+def load_checkpoint(
+    folder: Path, params: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, averages: Averages | None = None
+) -> Progress:
+    """Put a checkpoint's state into `params`, `optimizer` and `averages`.
 
     Raises:
         ModelError: a damaged checkpoint, or one of another model or method.
     """
     try:
         weights = load_file(folder / "trained.safetensors")
+        kept = load_file(folder / "averages.safetensors") if averages is not None and averages.state() else {}
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     except Exception as error:
         raise ModelError(
@@ -58,6 +68,8 @@ def load_checkpoint(folder: Path, params: dict[str, nn.Parameter], optimizer: to
     with torch.no_grad():
         for name, p in params.items():
             p.copy_(weights[name])
+    if averages is not None:
+        averages.load_state(kept)
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
     return Progress(**state["progress"])

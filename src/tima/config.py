@@ -56,6 +56,12 @@ class TrainRecipe(_Strict):
         default=0.1, ge=0, le=1, description="share of the steps over which the learning rate grows; then cosine to zero"
     )
     clip_grad: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 switches clipping off")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of a moving average of the weights, which is what is validated and saved"
+    )
+    mix: float = Field(
+        default=1.0, gt=0, le=1, description="share of the tuned weights in what is saved; the rest is the original's (WiSE-FT)"
+    )
     augment: Literal["none", "flip", "crop"] = Field(default="crop", description="crop: random crop, aspect and flip")
     templates: list[str] = Field(default=["a photo of a {c}."], description="prompts of the class texts while training")
     held_out_classes: float = Field(

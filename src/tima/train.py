@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tima._files import atomic_folder, restore_folder, write_json, write_text
+from tima.averaging import Averages
 from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tima.config import TrainRecipe, dump
 from tima.config import validate as validate_config
@@ -71,10 +72,11 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     if not params:
         return _untrained(student, split, recipe, state, out, device, accelerator.is_main_process)
     optimizer = _build_optimizer(recipe, student, params)
+    averages = Averages(params, recipe.ema, recipe.mix)
     for folder in ("checkpoint", "model"):
         restore_folder(out / folder)
     if (out / "checkpoint" / "state.pt").is_file():
-        state = load_checkpoint(out / "checkpoint", params, optimizer)
+        state = load_checkpoint(out / "checkpoint", params, optimizer, averages)
     if accelerator.num_processes > 1:
         objective, optimizer = accelerator.prepare(objective, optimizer)
     accelerator.init_trackers("tima", config={k: str(v) for k, v in recipe.model_dump().items()})
@@ -90,19 +92,21 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             outcome = _update(objective, optimizer, accelerator, recipe, step, batch, eps, list(params.values()), state, out)
+            averages.update(step)
             state.step = step + 1
             log.step(step, outcome, lr, eps)
             last = state.step == recipe.steps
             if state.step % recipe.val_every == 0 or last:
-                scores = _validate(student, split, recipe, device)
-                score = log.validation(state.step, scores)
-                if score > state.best_score and main:
-                    state.best_score, state.best_step = score, state.step
-                    state.val = {name: s.record() for name, s in scores.items()}
-                    save_model(student, out / "model")
+                with averages.applied():
+                    scores = _validate(student, split, recipe, device)
+                    score = log.validation(state.step, scores)
+                    if score > state.best_score and main:
+                        state.best_score, state.best_step = score, state.step
+                        state.val = {name: s.record() for name, s in scores.items()}
+                        save_model(student, out / "model")
             if (state.step % recipe.save_every == 0 or last) and main:
                 state.seconds = time.monotonic() - began
-                save_checkpoint(out / "checkpoint", params, optimizer, state)
+                save_checkpoint(out / "checkpoint", params, optimizer, state, averages)
         if main:
             write_json(out / "summary.json", _summary(recipe, state, split, quarantined=len(log.bad_seen)))
     accelerator.end_training()
