@@ -23,12 +23,16 @@ def load_model(name: str | Path) -> DualEncoder:
     Args:
         name: `nano` (embedded); the folder of one of our runs (its best checkpoint is taken); a Hugging Face folder or
             hub name; an open_clip folder; `open_clip:ViT-B-32-quickgelu,openai`, `hf-hub:org/name` or
-            `local-dir:/path` for open_clip.
+            `local-dir:/path` for open_clip; `checkpoint:FILE,BASE` for a published robust checkpoint (see `published.py`).
 
     Raises:
         ModelError: nothing there, or nothing that can be read.
     """
     text = str(name).strip()
+    if text.startswith("checkpoint:"):
+        from tima.models.published import load_published
+
+        return load_published(text)
     if text.startswith(OPEN_CLIP_PREFIXES):
         from tima.models.open_clip import load_open_clip
 
