@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tima.attacks import ATTACKS, LOSSES, CountedModel, fgsm, find_attack, find_loss, find_stages, pgd
+from tima.attacks import ATTACKS, LOSSES, TARGETED_LOSSES, CountedModel, fgsm, find_attack, find_loss, find_stages, pgd
+from tima.attacks._targets import runner_up_classes
 from tima.errors import DataError, EpsError, ModelError, RecipeError
 
 EPS = 4 / 255
@@ -325,9 +326,31 @@ def test_losses_by_hand() -> None:
     p, q = logits.flip(1).softmax(1), logits.softmax(1)
     torch.testing.assert_close(LOSSES["kl"](logits, logits.flip(1)), (p * (p.log() - q.log())).sum(1))
     assert torch.equal(find_loss("ce", targeted=True)(logits, label), -LOSSES["ce"](logits, label))
+    assert torch.equal(LOSSES["cw"](logits, label), LOSSES["margin"](logits, label))
+    assert LOSSES["embedding_l2"](logits, torch.ones(2, 4)).tolist() == [4 + 0 + 0.25 + 4, 1 + 1 + 9 + 0]
     for loss in LOSSES:
-        target = one_hot if loss in ("kl", "ce_soft") else label
+        target = one_hot if loss in ("kl", "ce_soft", "embedding_l2") else label
         assert LOSSES[loss](logits.bfloat16(), target).dtype == torch.float32
+
+
+def test_targeted_losses_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.5, -1.0, -9.0], [0.0, 2.0, 4.0, 1.0, -9.0]])
+    label, target = torch.tensor([0, 1]), torch.tensor([2, 3])
+    dlr, ce = TARGETED_LOSSES["dlr_targeted"], TARGETED_LOSSES["ce_targeted"]
+    torch.testing.assert_close(dlr(logits, label, target), torch.tensor([-2.5 / (3 - (0.5 - 1) / 2), -1 / (4 - (1 + 0) / 2)]))
+    torch.testing.assert_close(dlr(logits * 100, label, target), dlr(logits, label, target))
+    assert dlr(logits[:, :3], label, torch.tensor([2, 2])).tolist() == [-2.5, 2.0]  # below 4 classes the margin
+    assert dlr(logits[:, :2], label, 1 - label).tolist() == [-2.0, -2.0]
+    torch.testing.assert_close(ce(logits, label, target), logits.log_softmax(1)[[0, 1], [2, 3]])
+    assert dlr(logits.bfloat16(), label, target).dtype == ce(logits.bfloat16(), label, target).dtype == torch.float32
+
+
+def test_runner_up_classes() -> None:
+    logits = torch.tensor([[1.0, 5.0, 3.0, 3.0, 0.0], [1.0, 5.0, 3.0, 3.0, 0.0]])
+    label = torch.tensor([1, 2])
+    assert runner_up_classes(logits, label, 9).tolist() == [[2, 3, 0, 4], [1, 3, 0, 4]]
+    assert runner_up_classes(logits, label, 2).tolist() == [[2, 3], [1, 3]]
+    assert runner_up_classes(logits[:, :2], torch.tensor([1, 0]), 9).tolist() == [[0], [1]]
 
 
 @pytest.mark.parametrize("loss", ["ce_soft", "kl"])

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tima.attacks.counting import CountedModel
 from tima.attacks.fgsm import fgsm
-from tima.attacks.losses import LOSSES, LossFn, find_loss
-from tima.attacks.pgd import LogitsFn, pgd
+from tima.attacks.losses import LOSSES, TARGETED_LOSSES, LogitsFn, LossFn, find_loss
+from tima.attacks.pgd import pgd
 from tima.errors import RecipeError
 
 AttackFn = Callable[..., Tensor]
@@ -64,6 +64,7 @@ def find_stages(name: str, params: dict[str, Any]) -> list[Stage]:
 __all__ = [
     "ATTACKS",
     "LOSSES",
+    "TARGETED_LOSSES",
     "AttackFn",
     "CountedModel",
     "LogitsFn",

@@ -3,15 +3,13 @@
 Shapes: `A` images in the batch, `C` channels or classes, `H, W` pixels.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from tima.attacks.losses import LogitsFn
 
-def misclassified(
-    logits_fn: Callable[[Tensor], Tensor], x_ACHW: Tensor, output_AC: Tensor, label_A: Tensor, targeted: bool
-) -> Tensor:
+
+def misclassified(logits_fn: LogitsFn, x_ACHW: Tensor, output_AC: Tensor, label_A: Tensor, targeted: bool) -> Tensor:
     """Which images the model gets wrong. Where the answers came in low precision, only what fp32 confirms counts.
 
     Low precision means that autocast is on, or that `logits_fn` has an attribute `exact`: the same model as a callable in

@@ -3,9 +3,12 @@
 Shapes: `B` images, `C` channels, `H, W` pixels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from tima.attacks.projections import Generators
 from tima.errors import DataError, EpsError, ModelError, RecipeError
 
 
@@ -18,6 +21,9 @@ def check_attack(
     restarts: int,
     random_start: bool,
     compares: bool,
+    *,
+    batch_size: int | None = None,
+    generator: Generators = None,
 ) -> None:
     """Raise `DataError` for images and labels, `RecipeError` for parameters that cannot be meant."""
     if not image_BCHW.is_floating_point():
@@ -43,6 +49,20 @@ def check_attack(
         raise RecipeError(f"{restarts} restarts without random_start would be the same run again. Switch random_start on.")
     if restarts > 1 and not compares:
         raise RecipeError(f"{restarts} restarts without keep_best or stop_when_broken would throw all runs but one away.")
+    if batch_size is not None and batch_size < 1:
+        raise RecipeError(f"batch_size {batch_size} leaves no image in the batch; leave it out for all at once.")
+    if isinstance(generator, Sequence) and len(generator) != len(image_BCHW):
+        raise RecipeError(f"{len(image_BCHW)} images came with {len(generator)} generators; give one, or one an image.")
+
+
+def check_classes(logits_BC: Tensor, label_B: Tensor) -> None:
+    """Raise `DataError` for class indices that the logits do not have. Other kinds of label pass."""
+    if label_B.ndim == 1 and not label_B.is_floating_point() and len(label_B) and logits_BC.ndim == 2:
+        low, high = torch.stack(torch.aminmax(label_B)).tolist()
+        if low < 0 or high >= logits_BC.shape[1]:
+            raise DataError(
+                f"Labels reach from {low} to {high}, but the model knows the classes 0 to {logits_BC.shape[1] - 1}."
+            )
 
 
 def eps_tensor(eps: float | Tensor, image_BCHW: Tensor, norm: str) -> Tensor:

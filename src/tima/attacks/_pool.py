@@ -65,15 +65,20 @@ def run_pool(
         device: where the indices live.
     """
     size = total if batch_size is None else min(total, batch_size)
-    state, taken = None, 0
-    while taken < total or (state is not None and len(state)):
+    state: State | None = None
+    taken = 0
+    while taken < total or state is not None:
         room = size - (0 if state is None else len(state))
         if taken < total and room > 0:
             fresh = begin(torch.arange(taken, min(total, taken + room), device=device))
             taken += len(fresh)
-            state = fresh if state is None or not len(state) else state.join(fresh)
+            state = fresh if state is None else state.join(fresh)
         assert state is not None
         ended_B = advance(state)
-        if bool(ended_B.any()):
+        number = int(ended_B.sum())
+        if number == len(state):
+            end(state)
+            state = None
+        elif number:
             end(state.select(ended_B))
             state = state.select(~ended_B)

@@ -6,8 +6,8 @@ Shapes: `B` images, `C` channels, `H, W` pixels. With `random_start` and `step_s
 
 from torch import Tensor
 
-from tima.attacks.losses import LossFn
-from tima.attacks.pgd import LogitsFn, pgd
+from tima.attacks.losses import LogitsFn, LossFn
+from tima.attacks.pgd import pgd
 from tima.attacks.projections import Generators
 
 
@@ -26,6 +26,7 @@ def fgsm(
     keep_best: bool = False,
     stop_when_broken: bool = False,
     generator: Generators = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """One step along the sign of the gradient (`l_inf`) or along the gradient (`l_2`).
 
@@ -49,4 +50,5 @@ def fgsm(
         keep_best=keep_best,
         stop_when_broken=stop_when_broken,
         generator=generator,
+        batch_size=batch_size,
     )

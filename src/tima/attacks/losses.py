@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tima.errors import RecipeError
 
+LogitsFn = Callable[[Tensor], Tensor]  # what is attacked: pixels in [0, 1] to logits, or to whatever the loss takes
 LossFn = Callable[[Tensor, Tensor], Tensor]
 TargetedLossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -110,3 +111,11 @@ def find_loss(loss: str | LossFn, *, targeted: bool = False) -> LossFn:
         raise RecipeError(f"There is no attack loss '{loss}'. Known are: {', '.join(LOSSES)}.")
     named = LOSSES[loss]
     return (lambda output, label: -named(output, label)) if targeted else named
+
+
+def check_can_break(loss: str | LossFn) -> None:
+    """Raise `RecipeError` for a loss whose outputs are no classes, where an attack is to stop at misclassification."""
+    if loss in ("embedding_l2", embedding_l2):
+        raise RecipeError(
+            "The loss embedding_l2 compares embeddings, which are no classes: nothing can be misclassified there."
+        )
