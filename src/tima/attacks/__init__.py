@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from tima.attacks.apgd import apgd
 from tima.attacks.counting import CountedModel
 from tima.attacks.fgsm import fgsm
 from tima.attacks.losses import LOSSES, TARGETED_LOSSES, LogitsFn, LossFn, find_loss
+from tima.attacks.mi_fgsm import mi_fgsm
 from tima.attacks.pgd import pgd
 from tima.errors import RecipeError
 
@@ -22,7 +24,7 @@ AttackFn = Callable[..., Tensor]
 # The order of truth needs these as the evaluation sets them; a targeted attack has no robust accuracy.
 SET_BY_EVALUATION = ("norm", "start_BCHW", "keep_best", "stop_when_broken", "generator", "targeted")
 
-ATTACKS: dict[str, AttackFn] = {"fgsm": fgsm, "pgd": pgd}
+ATTACKS: dict[str, AttackFn] = {"fgsm": fgsm, "pgd": pgd, "mi-fgsm": mi_fgsm, "apgd": apgd}
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,11 @@ __all__ = [
     "LogitsFn",
     "LossFn",
     "Stage",
+    "apgd",
     "fgsm",
     "find_attack",
     "find_loss",
     "find_stages",
+    "mi_fgsm",
     "pgd",
 ]

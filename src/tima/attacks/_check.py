@@ -24,6 +24,8 @@ def check_attack(
     *,
     batch_size: int | None = None,
     generator: Generators = None,
+    targets: int = 1,
+    eot_iter: int = 1,
 ) -> None:
     """Raise `DataError` for images and labels, `RecipeError` for parameters that cannot be meant."""
     if not image_BCHW.is_floating_point():
@@ -53,6 +55,8 @@ def check_attack(
         raise RecipeError(f"batch_size {batch_size} leaves no image in the batch; leave it out for all at once.")
     if isinstance(generator, Sequence) and len(generator) != len(image_BCHW):
         raise RecipeError(f"{len(image_BCHW)} images came with {len(generator)} generators; give one, or one an image.")
+    if targets < 1 or eot_iter < 1:
+        raise RecipeError(f"An attack needs at least 1 target and 1 forward pass a step, not {targets} and {eot_iter}.")
 
 
 def check_classes(logits_BC: Tensor, label_B: Tensor) -> None:

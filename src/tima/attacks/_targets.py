@@ -1,10 +1,14 @@
 """Which classes a targeted attack tries: those that the model holds most likely besides the true one.
 
-Shapes: `B` images, `C` classes, `K` targets an image.
+Shapes: `B` images, `C` channels or classes, `H, W` pixels, `K` targets an image.
 """
 
 import torch
 from torch import Tensor
+
+from tima.attacks._check import check_classes
+from tima.attacks.losses import LogitsFn
+from tima.errors import RecipeError
 
 
 def runner_up_classes(logits_BC: Tensor, label_B: Tensor, k: int) -> Tensor:
@@ -21,3 +25,25 @@ def runner_up_classes(logits_BC: Tensor, label_B: Tensor, k: int) -> Tensor:
     wrong_BC = logits_BC.detach().float().scatter(1, label_B[:, None], -torch.inf)
     order_BC = wrong_BC.argsort(dim=1, descending=True, stable=True)
     return order_BC[:, : min(k, logits_BC.shape[1] - 1)]
+
+
+def runner_up_classes_of(
+    logits_fn: LogitsFn, image_BCHW: Tensor, label_B: Tensor, k: int, batch_size: int | None = None
+) -> Tensor:
+    """`runner_up_classes` of the clean images: one forward each.
+
+    Raises:
+        RecipeError: the model has one class, so there is none to go to.
+    """
+    if len(image_BCHW) == 0:
+        return label_B.new_empty(0, k)
+    found = []
+    with torch.no_grad():
+        for chosen in torch.arange(len(image_BCHW)).split(batch_size or len(image_BCHW)):
+            logits_AC, label_A = logits_fn(image_BCHW[chosen]), label_B.to(image_BCHW.device)[chosen]
+            check_classes(logits_AC, label_A)
+            found.append(runner_up_classes(logits_AC, label_A, k))
+    class_BK = torch.cat(found)
+    if class_BK.shape[1] == 0:
+        raise RecipeError("The model has one class: there is no other that an attack could lead to.")
+    return class_BK
