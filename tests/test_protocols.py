@@ -1,5 +1,6 @@
 """Protocols: what is shipped, what is refused, and when two numbers may be compared."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from tima.attacks import find_stages
 from tima.errors import RecipeError
-from tima.protocols import Protocol, eps_text, known_protocols, load_protocol
+from tima.protocols import Protocol, check_protocol, eps_text, known_protocols, load_protocol
+from tima.protocols.schema import write_schemas
 
 
 @pytest.mark.parametrize(("name", "steps", "samples"), [("pgd", 20, 1000), ("demo", 10, 250)])
@@ -47,7 +49,10 @@ def test_hash_depends_on_what_moves_numbers_only() -> None:
         ("eps", [], "at least 1 item"),
         ("norm", "l_7", "l_inf"),
         ("samples", 0, "greater than or equal to 1"),
-        ("pixel_grid", "data set", "model input"),
+        ("pixel_grid", "screen", "model input"),
+        ("templates", "last", "data set"),
+        ("templates", ["a photo"], "{c}"),
+        ("health_probe", -1, "greater than or equal to 0"),
         ("nonsense", 1, "there is no such setting"),
     ],
 )
@@ -77,8 +82,65 @@ def test_files(tmp_path: Path) -> None:
         mine.write_text(text)
         with pytest.raises(RecipeError, match=message):
             load_protocol(mine)
-    with pytest.raises(RecipeError, match="demo, pgd"):
+    with pytest.raises(RecipeError, match="demo, fare-aa, pgd, standard, tecoa-pgd"):
         load_protocol("nothing")
+
+
+def test_what_is_reported_beside_a_number_does_not_change_the_protocol() -> None:
+    protocol = load_protocol("pgd")
+    more = protocol.override(health_probe=0, adversarial_8bit=True)
+    assert (more.name, more.health_probe, more.adversarial_8bit) == ("pgd", 0, True)
+    assert more.sha256 == protocol.sha256
+    assert protocol.override(health_probe=0, seed=3).about == "pgd version 1 with another seed"
+    # the numbers published with these protocols stay comparable: their hashes before the new fields were there
+    assert load_protocol("demo").sha256.startswith("a14943808d25de6f")
+
+
+@pytest.mark.parametrize(
+    ("templates", "prompts"), [("data set", ["{c}", "a {c}"]), ("first", ["{c}"]), (["my {c}"], ["my {c}"])]
+)
+def test_templates(templates: object, prompts: list[str]) -> None:
+    assert load_protocol("pgd").override(templates=templates).prompts(("{c}", "a {c}")) == prompts
+
+
+def test_the_three_families() -> None:
+    tecoa, fare, standard = (load_protocol(name) for name in ("tecoa-pgd", "fare-aa", "standard"))
+    assert (tecoa.templates, tecoa.pixel_grid, tecoa.samples) == ("first", "data set", None)
+    assert tecoa.attack_params == {"steps": 100, "step_size": 1 / 255, "restarts": 1, "loss": "ce"}
+    assert (fare.templates, fare.pixel_grid, fare.samples, fare.attack) == ("data set", "data set", 1000, "autoattack")
+    assert fare.eps == [2 / 255, 4 / 255]
+    assert (standard.pixel_grid, standard.precision, standard.samples) == ("model input", "fp32", 1000)
+    assert standard.eps == [1 / 255, 2 / 255, 4 / 255, 8 / 255] and standard.adversarial_8bit
+    assert len({p.sha256 for p in (tecoa, fare, standard)}) == 3
+
+
+def test_check_reads_a_file_and_says_what_is_wrong(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    good = "name: mine\nversion: 1\nattack: pgd\neps: 2/255\n"
+    mine.write_text(good)
+    assert check_protocol(mine) == load_protocol(mine)
+    for text, message in (
+        (good.replace("pgd", "hope"), "no attack 'hope'"),
+        (good + "attack_params: {step: 3}\n", "no parameter step"),
+        (good.replace("mine", "pgd"), "name of its own"),
+        (good.replace("2/255", "2"), "'2/255'"),
+        (good + "sample: 3\n", "no such setting"),
+    ):
+        mine.write_text(text)
+        with pytest.raises(RecipeError, match=message):
+            check_protocol(mine)
+    with pytest.raises(RecipeError, match="is not there"):
+        check_protocol("pgd")
+
+
+def test_the_schemas_in_the_docs_are_those_of_the_code(tmp_path: Path) -> None:
+    docs = Path(__file__).resolve().parents[1] / "docs" / "schemas"
+    for written in write_schemas(tmp_path):
+        assert (docs / written.name).read_text() == written.read_text(), "run: tima protocols --schemas docs/schemas"
+    schema = json.loads((docs / "protocol.schema.json").read_text())
+    assert set(schema["properties"]) == set(Protocol.model_fields)
+    assert set(schema["required"]) == {"name", "version", "attack", "eps"}
+    assert schema["additionalProperties"] is False
 
 
 def test_protocols_and_results_need_no_torch() -> None:

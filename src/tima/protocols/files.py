@@ -1,0 +1,69 @@
+"""Protocols as YAML files: those that come with the package, and yours."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tima.config import validate
+from tima.errors import RecipeError
+from tima.protocols.protocol import Protocol
+
+
+def protocols_folder() -> Path:
+    """Where the protocols that come with the package lie."""
+    return Path(str(files("tima") / "protocols"))
+
+
+def known_protocols() -> list[str]:
+    """Names of the protocols that come with the package."""
+    return sorted(path.stem for path in protocols_folder().glob("*.yaml"))
+
+
+def load_protocol(name_or_path: str | Path) -> Protocol:
+    """A protocol by the name of one that comes with the package, or by the path of a YAML file.
+
+    Raises:
+        RecipeError: not found, not YAML, or fields that do not validate.
+    """
+    shipped, path = protocols_folder() / f"{name_or_path}.yaml", Path(name_or_path).expanduser()
+    found = next((place for place in (shipped, path) if place.is_file()), None)
+    if found is None:
+        raise RecipeError(f"Protocol '{name_or_path}' was not found: neither a file nor one of {', '.join(known_protocols())}.")
+    protocol: Protocol = validate(Protocol, _read(found), f"Protocol {found}")
+    return protocol
+
+
+def check_protocol(path: str | Path) -> Protocol:
+    """Like `load_protocol`, and the attack must exist with these parameters. A name is not taken for a shipped protocol's.
+
+    Raises:
+        RecipeError: what is wrong, field by field.
+    """
+    from tima.attacks import find_stages
+
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise RecipeError(f"{path} is not there. Give the path of a protocol's YAML file.")
+    protocol: Protocol = validate(Protocol, _read(path), f"Protocol {path}")
+    if protocol.name in known_protocols() and load_protocol(protocol.name).sha256 != protocol.sha256:
+        raise RecipeError(
+            f"Protocol {path}:\n  name: '{protocol.name}' is the name of a protocol that comes with the package and says "
+            "something else. Give yours a name of its own."
+        )
+    try:
+        find_stages(protocol.attack, protocol.attack_params)
+    except RecipeError as error:
+        raise RecipeError(f"Protocol {path}:\n  attack: {error}") from None
+    return protocol
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds no protocol: it must be a list of 'key: value' lines.")
+    return values
