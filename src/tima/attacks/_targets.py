@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tima.attacks._check import check_classes
+from tima.attacks._forward import forward
 from tima.attacks.losses import LogitsFn
 from tima.errors import RecipeError
 
@@ -37,13 +38,9 @@ def runner_up_classes_of(
     """
     if len(image_BCHW) == 0:
         return label_B.new_empty(0, k)
-    found = []
-    with torch.no_grad():
-        for chosen in torch.arange(len(image_BCHW)).split(batch_size or len(image_BCHW)):
-            logits_AC, label_A = logits_fn(image_BCHW[chosen]), label_B.to(image_BCHW.device)[chosen]
-            check_classes(logits_AC, label_A)
-            found.append(runner_up_classes(logits_AC, label_A, k))
-    class_BK = torch.cat(found)
+    logits_BC, label_B = forward(logits_fn, image_BCHW, batch_size), label_B.to(image_BCHW.device)
+    check_classes(logits_BC, label_B)
+    class_BK = runner_up_classes(logits_BC, label_B, k)
     if class_BK.shape[1] == 0:
         raise RecipeError("The model has one class: there is no other that an attack could lead to.")
     return class_BK
