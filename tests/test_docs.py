@@ -237,7 +237,7 @@ def test_the_attack_example_fits_the_evaluation(
     from tima.models import ZeroShotClassifier
     from tima.protocols import load_protocol
 
-    noise = as_module(monkeypatch, "tima.attacks.noise", example("attack")).noise
+    corners = as_module(monkeypatch, "tima.attacks.corners", example("attack")).corners
     classifier = ZeroShotClassifier(tiny_clip, toy_set.class_names).requires_grad_(False)
     image = toy_set.collate([toy_set[i] for i in range(len(toy_set))]).image_BCHW.float() / 255
     label = classifier(image).argmax(1)  # a model that is always right, so that there is something to break
@@ -249,14 +249,14 @@ def test_the_attack_example_fits_the_evaluation(
 
     def attack(tries: int, seed: int = 0, start: torch.Tensor | None = None) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return noise(classifier, image, label, 8 / 255, tries=tries, start_BCHW=start, generator=generator)
+        return corners(classifier, image, label, 8 / 255, tries=tries, start_BCHW=start, generator=generator)
 
     few, many = attack(1), attack(20)  # the same first point, then others
     assert (many.double() - image.double()).abs().max() <= 8 / 255 and many.min() >= 0 and many.max() <= 1
     assert (margin(many) >= margin(few) - 1e-5).all() and (margin(many) > margin(few) + 1e-5).any()
     assert (margin(attack(1, seed=1, start=many)) >= margin(many) - 1e-5).all()
-    monkeypatch.setitem(ATTACKS, "noise", noise)
-    protocol = load_protocol("demo").override(attack="noise", attack_params={"tries": 5}, eps=["4/255", "128/255"])
+    monkeypatch.setitem(ATTACKS, "corners", corners)
+    protocol = load_protocol("demo").override(attack="corners", attack_params={"tries": 5}, eps=["4/255", "128/255"])
     result = evaluate(tiny_clip, images, protocol, out=tmp_path, progress=False)
-    assert result.complete and result.clean.accuracy == 1 and [a.name for a in result.robust[0].attacks] == ["noise"]
+    assert result.complete and result.clean.accuracy == 1 and [a.name for a in result.robust[0].attacks] == ["corners"]
     assert result.robust[0].forwards == 24 * 6 and result.robust[1].correct < 24  # five tries and the judgement
