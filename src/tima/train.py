@@ -61,6 +61,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
         for model in (student, teacher):
             if model is not None:
                 model.use_attention("eager")
+                model.use_lean(torch.bfloat16)
     split = split_data(recipe, student.image_size)
     split.train.preload()
     student.requires_grad_(False)

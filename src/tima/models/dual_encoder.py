@@ -80,6 +80,10 @@ class DualEncoder(nn.Module, ABC):
         """Choose `eager` or `sdpa` attention, where the back end has the choice; returns what was chosen before."""
         return implementation
 
+    def use_lean(self, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Run the image tower through `lean.py` in `dtype` where it can be, or (None) the library. Returns what was set."""
+        return None
+
     # what everyone uses ------------------------------------------------------------------------------------------
 
     def encode_image(self, image_BCHW: Tensor, *, normalize: bool = True) -> Tensor:
@@ -88,6 +92,12 @@ class DualEncoder(nn.Module, ABC):
         Raises:
             ModelError: integer pixels, another number of channels, or a grid that is not the model's.
         """
+        self._check_pixels(image_BCHW)
+        pixel_BCHW = image_BCHW.to(self.mean_C11.dtype)  # float64 from numpy, float16 from a gallery
+        feature_BD = self._image_features((pixel_BCHW - self.mean_C11) / self.std_C11)
+        return F.normalize(feature_BD.float(), dim=-1) if normalize else feature_BD.float()
+
+    def _check_pixels(self, image_BCHW: Tensor) -> None:
         if not image_BCHW.is_floating_point():
             raise ModelError("encode_image takes float pixels in [0, 1]; these are integers. Divide uint8 images by 255.")
         wanted = (len(self.mean_C11), self.image_size, self.image_size)
@@ -96,9 +106,6 @@ class DualEncoder(nn.Module, ABC):
                 f"'{self.name}' takes images of shape B x {' x '.join(map(str, wanted))}, "
                 f"not {' x '.join(map(str, image_BCHW.shape))}."
             )
-        pixel_BCHW = image_BCHW.to(self.mean_C11.dtype)  # float64 from numpy, float16 from a gallery
-        feature_BD = self._image_features((pixel_BCHW - self.mean_C11) / self.std_C11)
-        return F.normalize(feature_BD.float(), dim=-1) if normalize else feature_BD.float()
 
     def encode_text(self, texts: Sequence[str] | Mapping[str, Tensor], *, normalize: bool = True) -> Tensor:
         """Texts (or tokens from `tokenize`) to embeddings `C x D`.

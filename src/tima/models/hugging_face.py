@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tima.errors import ModelError
+from tima.models import lean
 from tima.models.dual_encoder import DualEncoder
 
 TORCHVISION_HINT = (
@@ -50,6 +52,8 @@ class HuggingFaceEncoder(DualEncoder):
         # a tokenizer may know a shorter limit than the tower (sentence encoders), or none at all (1e30)
         limits = (getattr(backbone.config.text_config, "max_position_embeddings", 77), tokenizer.model_max_length, 512)
         self.context_length = int(min(limits))
+        self._lean_dtype: torch.dtype | None = None
+        self._lean_kept: tuple[tuple[int, ...], lean.LeanWeights] | None = None
         self.eval()
 
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
@@ -73,6 +77,32 @@ class HuggingFaceEncoder(DualEncoder):
         self.backbone.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         write_preprocessor(folder, self.image_size, self.mean_C11.flatten().tolist(), self.std_C11.flatten().tolist())
+
+    def use_lean(self, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Faster image passes (see `lean.py`), in another precision if wanted. Other towers than CLIP's stay as they are."""
+        before = self._lean_dtype
+        self._lean_dtype = dtype if dtype is not None and lean.supports(self) else None
+        self._lean_kept = None
+        return before
+
+    def encode_image(self, image_BCHW: Tensor, *, normalize: bool = True) -> Tensor:
+        if self._lean_dtype is None:
+            return super().encode_image(image_BCHW, normalize=normalize)
+        self._check_pixels(image_BCHW)
+        feature_BD = lean.image_features(self._lean_weights(), image_BCHW)
+        return F.normalize(feature_BD, dim=-1) if normalize else feature_BD
+
+    def _lean_weights(self) -> lean.LeanWeights:
+        """Arranged anew when gradients must reach the weights or the weights have changed, else those of the last call."""
+        assert self._lean_dtype is not None
+        params = list(self.image_parameters().values())
+        if torch.is_grad_enabled() and any(p.requires_grad for p in params):
+            return lean.gather_weights(self, self._lean_dtype)
+        stamp = tuple(p._version for p in params) + tuple(p.data_ptr() for p in params)
+        if self._lean_kept is None or self._lean_kept[0] != stamp:
+            with torch.no_grad():
+                self._lean_kept = (stamp, lean.gather_weights(self, self._lean_dtype))
+        return self._lean_kept[1]
 
     def use_attention(self, implementation: str) -> str:
         """`eager` or `sdpa`. In bf16 on CPU the fused kernel's backward is several times slower than plain attention."""
