@@ -92,7 +92,7 @@ class Search(ABC, Generic[R]):
 
     def fresh(self, row_N: Tensor) -> dict[str, Any]:
         """The fields of `SearchRows` at the beginning."""
-        ball, image_ACHW = self.starts.ball(row_N), self.starts.image_NCHW[row_N]
+        ball, image_ACHW = self.starts.ball(row_N), self.starts.image(row_N)
         zero_A = torch.zeros(len(row_N), dtype=torch.long)
         return {
             "row_N": row_N,
@@ -119,8 +119,9 @@ class Search(ABC, Generic[R]):
         ended_A = torch.zeros_like(over_A)
         if self.stop_when_broken:
             broken_A = misclassified(self.logits_fn, x_ACHW, output_AC, rows.label_N, self.targeted)
-            self._keep(rows, broken_A, x_ACHW)
             ended_A = broken_A.cpu()
+            if bool(ended_A.any()):
+                self._keep(rows, broken_A, x_ACHW)
         if gradient_ACHW is not None and not bool(ended_A.all()):
             self.move(rows, loss_A, gradient_ACHW)
         rows.step_N = rows.step_N + 1

@@ -41,14 +41,18 @@ class Starts:
 
     def ball(self, row_N: Tensor) -> Ball:
         """The ball around some images."""
-        return make_ball(self.norm, self.image_NCHW[row_N], self.eps_N[row_N])
+        return make_ball(self.norm, self.image(row_N), self.eps_N[row_N])
+
+    def image(self, row_N: Tensor) -> Tensor:
+        """Some clean images; all of them without a copy, so never to be changed in place."""
+        return self.image_NCHW if len(row_N) == len(self.image_NCHW) else self.image_NCHW[row_N]
 
     def point(self, run: int, row_N: Tensor, ball: Ball) -> Tensor:
         """Where run number `run` begins for some images, whose ball is given: `x_ACHW`."""
         if run == 0 and self.start_NCHW is not None:
             return ball.project_(self.start_NCHW[row_N].detach().to(self.image_NCHW.device).float())
         if not self.random_start:
-            return self.image_NCHW[row_N]
+            return self.image(row_N)
         if self.generator is None:
             return ball.random(None)
         if isinstance(self.generator, Sequence):
