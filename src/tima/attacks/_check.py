@@ -69,6 +69,13 @@ def check_classes(logits_BC: Tensor, label_B: Tensor) -> None:
             )
 
 
+def check_class_numbers(label_B: Tensor) -> None:
+    """Raise `DataError` for soft labels, where an attack needs to know the class."""
+    if label_B.ndim != 1 or label_B.is_floating_point():
+        shape = tuple(label_B.shape)
+        raise DataError(f"This attack takes class numbers, one an image; these labels are {label_B.dtype} of shape {shape}.")
+
+
 def eps_tensor(eps: float | Tensor, image_BCHW: Tensor, norm: str) -> Tensor:
     """eps as float64 `eps_B`, checked.
 

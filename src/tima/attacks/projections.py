@@ -45,6 +45,10 @@ class LInfBall:
         """Uniform in the box. Where [0, 1] cuts it, the mass moves into what is left."""
         return self.project_(self.low_BCHW + (self.high_BCHW - self.low_BCHW) * _noise(self.low_BCHW, generator, "uniform"))
 
+    def contains(self, x_BCHW: Tensor) -> Tensor:
+        """Which points lie inside: bool, one an image."""
+        return ((x_BCHW >= self.low_BCHW) & (x_BCHW <= self.high_BCHW)).flatten(1).all(1)
+
     def select(self, index: Tensor) -> "LInfBall":
         return LInfBall(self.low_BCHW[index], self.high_BCHW[index])
 
@@ -78,6 +82,11 @@ class L2Ball:
         offset_BCHW = _noise(self.image_BCHW, generator, "normal")
         factor_B = self.radius_B / _length(offset_BCHW)
         return self.project_(offset_BCHW.mul_(factor_B[:, None, None, None]).add_(self.image_BCHW))
+
+    def contains(self, x_BCHW: Tensor) -> Tensor:
+        """Which points lie inside: bool, one an image."""
+        near_B = (x_BCHW - self.image_BCHW).flatten(1).norm(dim=1) <= self.radius_B
+        return near_B & ((x_BCHW >= 0) & (x_BCHW <= 1)).flatten(1).all(1)
 
     def select(self, index: Tensor) -> "L2Ball":
         return L2Ball(self.image_BCHW[index], self.radius_B[index])

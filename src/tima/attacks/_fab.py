@@ -1,0 +1,151 @@
+"""The search of FAB, Croce & Hein 2020, arXiv 1907.02044, Algorithm 1. What people call is in `fab.py`.
+
+Two things are added to the authors' code, both without cost: the point that the backward step leads to is looked at too,
+since its logits are computed anyway; and an image may leave the batch as soon as it is broken within eps.
+
+Shapes: `A` images in the batch, `N` rows of its state, `C` channels or classes, `H, W` pixels, `D` pixel values, `K` targets.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tima.attacks._check import check_classes, check_reaches_pixels, not_finite
+from tima.attacks._closest import ClosestRows, consider, fresh, length, settle
+from tima.attacks._fab_projection import to_hyperplane
+from tima.attacks._pool import run_pool
+from tima.attacks._starts import Starts
+from tima.attacks.losses import LogitsFn, margin, margin_targeted
+
+
+@dataclass
+class FabRows(ClosestRows):
+    """Where each image stands, and the classes that it is led to."""
+
+    x_NCHW: Tensor
+    class_NK: Tensor
+    target_N: Tensor
+
+
+@dataclass(kw_only=True)
+class FabSearch:
+    """Runs towards one target after the other, `restarts` each.
+
+    Attributes:
+        starts: the clean image, and where one is given the point of an extra run.
+        randoms: where further restarts begin.
+        way: `to_class`: to a wrong class of `class_NK`; `away`: to the nearest wrong class; `to_label`: to the label.
+    """
+
+    logits_fn: LogitsFn
+    starts: Starts
+    randoms: Starts
+    label_N: Tensor
+    class_NK: Tensor
+    way: str
+    norm: str
+    steps: int
+    restarts: int
+    alpha_max: float
+    eta: float
+    beta: float
+    stop_when_broken: bool
+
+    def search(self, batch_size: int | None) -> Tensor:
+        """The point kept for each image, at most `batch_size` images at a time."""
+        self.found_NCHW = torch.empty_like(self.starts.image_NCHW)
+        self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
+        self.asked = False
+        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
+        return self.found_NCHW
+
+    def begin(self, row_N: Tensor) -> FabRows:
+        ball, class_AK = self.starts.ball(row_N), self.class_NK[row_N]
+        fields = fresh(row_N, self.label_N, self.starts.image_NCHW, ball)
+        x_ACHW = self.starts.point(0, row_N, ball)
+        return FabRows(**fields, x_NCHW=x_ACHW, class_NK=class_AK, target_N=class_AK[:, 0])
+
+    def advance(self, rows: FabRows) -> Tensor:
+        """One step of every row. Returns, on the CPU, whose search has ended."""
+        targeted = self.way == "to_label"
+        x_ACHW = rows.x_NCHW.detach().requires_grad_()
+        with torch.enable_grad():
+            output_AC = self.logits_fn(x_ACHW)
+            if not self.asked:
+                check_classes(output_AC, rows.label_N)
+                self.asked = True
+            gap_A, normal_ACHW = self._boundary(output_AC, x_ACHW, rows)
+        self.bad = self.bad | ~(output_AC.detach().sum() + normal_ACHW.sum()).isfinite()
+        consider(self.logits_fn, rows, x_ACHW, output_AC, targeted)
+        x_ACHW = self._step(rows, gap_A, normal_ACHW)
+        with torch.no_grad():
+            adversarial_A = consider(self.logits_fn, rows, x_ACHW, self.logits_fn(x_ACHW), targeted)
+        back_ACHW = torch.lerp(rows.image_NCHW, x_ACHW, self.beta)
+        rows.x_NCHW = torch.where(adversarial_A[:, None, None, None], back_ACHW, x_ACHW)
+        rows.step_N = rows.step_N + 1
+        return self._next_run(rows)
+
+    def _boundary(self, output_AC: Tensor, x_ACHW: Tensor, rows: FabRows) -> tuple[Tensor, Tensor]:
+        """The linearised decision boundary `gap = normal @ d`: what the difference of two logits lacks, and its gradient."""
+        label_A = rows.label_N
+        if self.way != "away":
+            to_label = self.way == "to_label"
+            difference_A = -margin(output_AC, label_A) if to_label else margin_targeted(output_AC, label_A, rows.target_N)
+            check_reaches_pixels(difference_A)
+            return -difference_A.detach(), torch.autograd.grad(difference_A.sum(), x_ACHW)[0]
+        best: tuple[Tensor, Tensor, Tensor] | None = None
+        for number in range(output_AC.shape[1]):  # one class at a time: all gradients at once would fill the memory
+            class_A = torch.full_like(label_A, number)
+            difference_A = margin_targeted(output_AC, label_A, class_A)
+            check_reaches_pixels(difference_A)
+            (normal_ACHW,) = torch.autograd.grad(difference_A.sum(), x_ACHW, retain_graph=True)
+            gap_A = -difference_A.detach()
+            dual_A = normal_ACHW.flatten(1).norm(p=1 if self.norm == "l_inf" else 2, dim=1)
+            distance_A = (gap_A.abs() / (dual_A + 1e-12)).masked_fill(label_A == class_A, torch.inf)
+            if best is not None:
+                nearer_A = distance_A < best[0]
+                gap_A = torch.where(nearer_A, gap_A, best[1])
+                normal_ACHW = torch.where(nearer_A[:, None, None, None], normal_ACHW, best[2])
+                distance_A = torch.minimum(distance_A, best[0])
+            best = distance_A, gap_A, normal_ACHW
+        assert best is not None
+        return best[1], best[2]
+
+    def _step(self, rows: FabRows, gap_A: Tensor, normal_ACHW: Tensor) -> Tensor:
+        """`(1 - alpha) (x + eta d) + alpha (image + eta d')`: `d` and `d'` lead from the iterate and from the clean image to
+        the boundary, and alpha is the larger the nearer the clean image lies to it compared with the iterate."""
+        x_ACHW, image_ACHW = rows.x_NCHW, rows.image_NCHW
+        w_AD, offset_AD = normal_ACHW.flatten(1), (x_ACHW - image_ACHW).flatten(1)
+        far_A = gap_A + (w_AD * offset_AD).sum(1)  # what the clean image lacks, without cancellation between large sums
+        both_2AD = torch.cat([x_ACHW.flatten(1), image_ACHW.flatten(1)]), torch.cat([w_AD, w_AD])
+        d_2AD = to_hyperplane(*both_2AD, torch.cat([gap_A, far_A]), self.norm)
+        d_ACHW, far_ACHW = (part.view_as(x_ACHW) for part in d_2AD.chunk(2))
+        near_A, distance_A = (length(part, rows.ball).clamp(min=1e-8) for part in (d_ACHW, far_ACHW))
+        alpha_A111 = (near_A / (near_A + distance_A)).clamp(max=self.alpha_max)[:, None, None, None]
+        return torch.lerp(x_ACHW + self.eta * d_ACHW, image_ACHW + self.eta * far_ACHW, alpha_A111).clamp_(0, 1)
+
+    def _next_run(self, rows: FabRows) -> Tensor:
+        """Rows whose run is over begin the next one. Returns whose search has ended."""
+        over_A = rows.step_N == self.steps
+        rows.run_N = rows.run_N + over_A
+        extra = self.starts.extra
+        ended_A = rows.run_N == extra + self.restarts * rows.class_NK.shape[1]
+        if self.stop_when_broken:
+            ended_A = ended_A | (rows.score_N > 0).cpu()
+        again_A = over_A & ~ended_A
+        for run in rows.run_N[again_A].unique().tolist():
+            index = (again_A & (rows.run_N == run)).nonzero()[:, 0]
+            row_A = rows.row_N[index]
+            fresh_run = (run - extra) % self.restarts == 0
+            point = rows.image_NCHW[index] if fresh_run else self.randoms.point(run, row_A, self.randoms.ball(row_A))
+            rows.x_NCHW = rows.x_NCHW.index_copy(0, index.to(point.device), point)
+        number_A = ((rows.run_N - extra) // self.restarts).clamp(0, rows.class_NK.shape[1] - 1)
+        rows.target_N = rows.class_NK.gather(1, number_A.to(rows.class_NK.device)[:, None])[:, 0]
+        rows.step_N = rows.step_N.masked_fill(again_A, 0)
+        return ended_A
+
+    def end(self, rows: FabRows) -> None:
+        """Take over what was found."""
+        not_finite(self.bad)
+        self.found_NCHW[rows.row_N] = settle(self.logits_fn, rows, self.way == "to_label")
