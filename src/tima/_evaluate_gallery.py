@@ -1,11 +1,16 @@
-"""The gallery in a result's sidecar: a few images with what each eps made of them, for people to look at.
+"""Adversarial images that are kept: a few for people to look at, and those on which attack health is measured.
 
-Shapes: `N` images evaluated, `B` images of a batch, `C` channels or classes, `H, W` pixels, `E` eps, `G` gallery images.
-Row 0 of `gallery_prediction` and `gallery_confidence` is the clean image, row `e + 1` eps number `e`.
+Both are drawn by the seed and carried from eps to eps: an image broken already keeps what broke it. Shapes: `N` images
+evaluated, `G` gallery images, `K` all kept ones, `C` channels, `H, W` pixels, `E` eps.
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tima._evaluate_judge import Judge
 
 
 def choose_gallery(total: int, count: int, seed: int) -> Tensor:
@@ -13,35 +18,42 @@ def choose_gallery(total: int, count: int, seed: int) -> Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
 
 
-def open_gallery(arrays: dict[str, Tensor], chosen_G: Tensor, image_GCHW: Tensor, logits_GC: Tensor, steps: int) -> None:
-    """Make room for `steps` adversarial versions of the images chosen; each is the clean image until an attack finds one."""
-    confidence_G = logits_GC.softmax(1).amax(1).cpu()
-    arrays["gallery_index"] = chosen_G
+def choose_probe(correct_N: Tensor, count: int, seed: int) -> Tensor:
+    """Positions of at most `count` images that are right when clean, drawn with `seed`, in order."""
+    right = correct_N.nonzero()[:, 0]
+    return right[torch.randperm(len(right), generator=torch.Generator().manual_seed(seed))[:count]].sort().values
+
+
+def kept_positions(arrays: dict[str, Tensor], probe: int, seed: int) -> Tensor:
+    """Positions of all images whose adversarial versions are kept, sorted."""
+    gallery = arrays.get("gallery_index", torch.empty(0, dtype=torch.long))
+    return torch.cat([gallery, choose_probe(arrays["correct_N"], probe, seed)]).unique()
+
+
+def open_gallery(judge: "Judge", arrays: dict[str, Tensor]) -> None:
+    """Keep the clean images, and make room for what each eps makes of the gallery."""
+    image_KCHW = torch.zeros(0, *judge.source.shape)
+    if len(judge.kept_K):
+        image_KCHW = judge.load(arrays["index_N"][judge.kept_K])[0]
+    judge.store.write_kept(-1, image_KCHW)
+    if "gallery_index" not in arrays:
+        return
+    chosen_G, steps = arrays["gallery_index"], len(judge.protocol.eps)
+    image_GCHW = image_KCHW[torch.searchsorted(judge.kept_K, chosen_G)]
     arrays["gallery_label"] = arrays["label_N"][chosen_G]
-    arrays["gallery_clean"] = (image_GCHW * 255).round().to(torch.uint8).cpu()
-    arrays["gallery_adv"] = image_GCHW.half().cpu().repeat(steps, 1, 1, 1, 1)
-    arrays["gallery_prediction"] = arrays["clean_prediction_N"][chosen_G].repeat(steps + 1, 1)
-    arrays["gallery_confidence"] = confidence_G.repeat(steps + 1, 1)
+    arrays["gallery_clean"] = (image_GCHW * 255).round().to(torch.uint8)
+    arrays["gallery_adv"] = image_GCHW.half().repeat(steps, 1, 1, 1, 1)
+    _answers(arrays)
 
 
-def carry_gallery(arrays: dict[str, Tensor], step: int) -> None:
-    """Start eps number `step` with what the smaller eps found: images broken already are not attacked again."""
-    if "gallery_adv" not in arrays:
-        return
-    if step > 0:
-        arrays["gallery_adv"][step] = arrays["gallery_adv"][step - 1]
-    for name in ("gallery_prediction", "gallery_confidence"):
-        arrays[name][step + 1] = arrays[name][step]
+def fill_gallery(judge: "Judge", arrays: dict[str, Tensor], step: int) -> None:
+    """What eps number `step` made of the gallery."""
+    if "gallery_index" in arrays:
+        kept_KCHW = judge.store.read_kept(step)
+        arrays["gallery_adv"][step] = kept_KCHW[torch.searchsorted(judge.kept_K, arrays["gallery_index"])].half()
+        _answers(arrays)
 
 
-def fill_gallery(arrays: dict[str, Tensor], step: int, position_B: Tensor, adv_BCHW: Tensor, logits_BC: Tensor) -> None:
-    """Put the gallery images among those just attacked (at positions `position_B` of `N`) into their places."""
-    if "gallery_adv" not in arrays:
-        return
-    row_of = {position: row for row, position in enumerate(position_B.tolist())}
-    for g, position in enumerate(arrays["gallery_index"].tolist()):
-        if (row := row_of.get(position)) is not None:
-            confidence, prediction = logits_BC[row].softmax(0).max(0)
-            arrays["gallery_adv"][step, g] = adv_BCHW[row].half().cpu()
-            arrays["gallery_prediction"][step + 1, g] = prediction.cpu()
-            arrays["gallery_confidence"][step + 1, g] = confidence.cpu()
+def _answers(arrays: dict[str, Tensor]) -> None:
+    for name in ("prediction", "confidence"):
+        arrays[f"gallery_{name}"] = arrays[f"{name}_EN"][:, arrays["gallery_index"]].clone()

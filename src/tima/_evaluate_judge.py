@@ -1,208 +1,140 @@
-"""One model judged on one data set: the clean pass, then one pass for each eps over what still stands.
+"""One model judged on one set of images: one pass for each eps over what still stands, block by block.
 
-Shapes: `N` images evaluated, `B` images of a batch, `C` channels or classes, `H, W` pixels, `E` eps.
+Shapes: `N` images evaluated, `B` images of a block, `S` of them that survived, `K` images whose adversarial versions are kept
+(gallery and health probe), `C` channels or classes, `H, W` pixels, `E` eps.
 """
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
-from tima._evaluate_gallery import carry_gallery, choose_gallery, fill_gallery, open_gallery
+from tima._evaluate_attack import Target, open_block, run_attack, store_8bit
+from tima._evaluate_limits import Limits
+from tima._evaluate_meter import Meter
+from tima._evaluate_parts import Block, Offsets, write_block, write_tensors
+from tima._evaluate_shards import Shards
+from tima._evaluate_source import Source
 from tima._evaluate_store import Store
-from tima.attacks import CountedModel, Stage
-from tima.data.image_set import BadImage, ImageSet
-from tima.errors import DataError, ModelError
-from tima.models import ZeroShotClassifier
-from tima.protocols import Protocol, eps_text
-from tima.results import AttackRecord, Clean, Metrics, Quarantined, Result, Robust
-from tima.stats import wilson
+from tima._evaluate_subject import LogitsFn, Subject, exact_logits
+from tima.attacks import Stage
+from tima.eps import eps_text
+from tima.errors import DataError
+from tima.protocols import Protocol
 
 
 @dataclass
 class Judge:
-    """One model on one data set: loads, attacks and judges in batches."""
+    """One model on one set of images: loads, attacks and judges."""
 
-    classifier: ZeroShotClassifier
-    images: ImageSet
+    subject: Subject
+    source: Source
     protocol: Protocol
     stages: list[Stage]
-    batch_size: int
-    bar: Progress
+    classes: int
+    limits: Limits
+    shards: Shards
+    store: Store
+    meter: Meter
+    kept_K: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
-    @property
-    def device(self) -> torch.device:
-        return self.classifier.text_CD.device
+    def robust(self, step: int, arrays: dict[str, Tensor]) -> None:
+        """This process's share of eps number `step`: the images that the smaller ones left standing, into the store."""
+        eps = self.protocol.eps[step]
+        standing_N = (arrays["correct_N"] if step == 0 else arrays["robust_EN"][step - 1]).nonzero()[:, 0]
+        found = self.store.survey(step)
+        offsets = self.store.offsets(step, self.source.shape, standing_N)
+        self.shards.wait()  # everybody has looked before anybody writes
+        begun = [self.store.take(path) for path in found.begun]
+        taken_N = torch.cat([found.done_N, *(block.position_B for block in begun)])
+        fresh_N = self.shards.share(standing_N[~torch.isin(standing_N, taken_N)])
+        mine = list(zip(found.begun, begun, strict=True))[self.shards.rank :: self.shards.size]
+        count = len(self.stages)
+        todo = count * len(fresh_N) + sum((count - block.next_attack) * len(block.position_B) for _, block in mine)
+        self.meter.begin(eps_text(eps), todo, len(arrays["label_N"]), len(standing_N))
+        for path, block in mine:
+            self._block(step, block.position_B, block, path, arrays, offsets)
+        for position_B in fresh_N.split(self.limits.block(self.source.shape)):
+            if len(position_B):
+                path = self.store.next_name(step, "begun")
+                self._block(step, position_B, None, path, arrays, offsets)
 
-    def clean(self, result: Result, gallery: int) -> tuple[Result, dict[str, Tensor]]:
-        """The clean pass. Unreadable images go into quarantine here and are never counted."""
-        started = time.perf_counter()
-        drawn, label, prediction, in_top5 = [], [], [], []
-        classes = len(result.class_names)
-        for index in self._batches(sample_indices(len(self.images), self.protocol.samples, self.protocol.seed), "clean"):
-            batch = self.images.collate(self.images.__getitems__(index.tolist()))
-            result.quarantine.extend(quarantined(batch.bad))
-            if len(batch.label_B) == 0:
-                continue
-            logits_BC = self._logits(_pixels(batch.image_BCHW, self.device)).cpu()
-            drawn.append(batch.index_B)
-            label.append(batch.label_B)
-            prediction.append(logits_BC.argmax(1))
-            in_top5.append((logits_BC.topk(min(5, classes), dim=1).indices == batch.label_B[:, None]).any(1))
-        if not drawn:
-            raise DataError(f"'{result.dataset}': none of the {len(result.quarantine)} images drawn could be read.")
-        label_N, prediction_N = torch.cat(label), torch.cat(prediction)
-        correct_N = prediction_N == label_N
-        n, correct = len(label_N), int(correct_N.sum())
-        recall = [float(correct_N[label_N == c].float().mean()) for c in label_N.unique()]
-        acc5 = float(torch.cat(in_top5).double().mean()) if classes >= 5 else None
-        result.metrics = Metrics(acc1=correct / n, acc5=acc5, mean_per_class_recall=min(1.0, sum(recall) / len(recall)))
-        result.clean, result.n = Clean(n=n, correct=correct, accuracy=correct / n, ci95=wilson(correct, n)), n
-        arrays = {
-            "index_N": torch.cat(drawn),
-            "label_N": label_N,
-            "clean_prediction_N": prediction_N,
-            "correct_N": correct_N,
-            "robust_EN": torch.zeros(len(self.protocol.eps), n, dtype=torch.bool),
-        }
-        if gallery > 0:
-            chosen = choose_gallery(n, min(gallery, n), self.protocol.seed)
-            image_GCHW, _, _ = self._load(arrays["index_N"][chosen])
-            open_gallery(arrays, chosen, image_GCHW, self._logits(image_GCHW), len(self.protocol.eps))
-        result.wall_time_s = round(time.perf_counter() - started, 3)
-        return result, arrays
-
-    def robust(self, step: int, arrays: dict[str, Tensor], store: Store) -> Robust:
-        """Eps number `step`: attack what the smaller ones left standing, in place in `arrays`."""
-        started, eps = time.perf_counter(), self.protocol.eps[step]
-        standing_N = arrays["correct_N"] if step == 0 else arrays["robust_EN"][step - 1]
-        robust_N = torch.zeros_like(standing_N)
-        broken = [0] * len(self.stages)
-        counted = CountedModel(self.classifier)
-        carry_gallery(arrays, step)
-        shape = (3, self.images.image_size, self.images.image_size)
-        with store.perturbations(step, int(standing_N.sum()), shape) as found:
-            for position in self._batches(standing_N.nonzero()[:, 0], eps_text(eps)):
-                image_BCHW, index_B, label_B = self._load(arrays["index_N"][position])
-                offset_BCHW = found.read(len(position))
-                start_BCHW = None if offset_BCHW is None else image_BCHW + offset_BCHW.to(self.device)
-                adv_BCHW, logits_BC = self._attack(counted, image_BCHW, label_B, index_B, eps, start_BCHW, broken)
-                robust_B = logits_BC.argmax(1) == label_B
-                robust_N[position] = robust_B.cpu()
-                found.write((adv_BCHW - image_BCHW)[robust_B])
-                fill_gallery(arrays, step, position, adv_BCHW, logits_BC)
-        arrays["robust_EN"][step] = robust_N
-        n, correct = len(robust_N), int(robust_N.sum())
-        return Robust(
-            eps=eps,
-            eps_text=eps_text(eps),
-            n=n,
-            correct=correct,
-            robust_accuracy=correct / n,
-            ci95=wilson(correct, n),
-            already_broken=n - int(standing_N.sum()),
-            attacks=[AttackRecord(name=s.name, params=s.params, broken=b) for s, b in zip(self.stages, broken, strict=True)],
-            forwards=counted.forwards,
-            backwards=counted.backwards,
-            wall_time_s=round(time.perf_counter() - started, 3),
-        )
-
-    def _attack(
+    def _block(
         self,
-        counted: CountedModel,
-        image_BCHW: Tensor,
-        label_B: Tensor,
-        index_B: Tensor,
-        eps: float,
-        start_BCHW: Tensor | None,
-        broken: list[int],
-    ) -> tuple[Tensor, Tensor]:
-        """Every stage on what the stages before left standing: adversarial images and their logits in fp32."""
-        adv_BCHW, logits_BC = image_BCHW.clone(), torch.empty(0)
-        standing_B = torch.arange(len(label_B), device=self.device)
-        for number, stage in enumerate(self.stages):
-            keys = [f"{self.protocol.seed}:{stage.name}:{number}:{eps!r}:{i}" for i in index_B[standing_B.cpu()].tolist()]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.protocol.precision == "bf16"):
-                found_BCHW = stage.attack(
-                    counted,
-                    image_BCHW[standing_B],
-                    label_B[standing_B],
-                    eps,
-                    norm=self.protocol.norm,
-                    start_BCHW=None if start_BCHW is None else start_BCHW[standing_B],
-                    keep_best=True,
-                    stop_when_broken=True,
-                    generator=[_generator(key) for key in keys],
-                    **stage.params,
-                )
-            judged_BC = self._logits(found_BCHW, counted)
-            adv_BCHW[standing_B] = found_BCHW
-            if number == 0:
-                logits_BC = judged_BC
+        step: int,
+        position_B: Tensor,
+        block: Block | None,
+        path: Path,
+        arrays: dict[str, Tensor],
+        offsets: Offsets | None,
+    ) -> None:
+        """All attacks on one block; its state is on disk after each of them."""
+        eps, started = self.protocol.eps[step], time.perf_counter()
+        target = self._target(position_B, arrays, offsets)
+        if block is None:
+            block = open_block(self, position_B, target, eps, arrays, step)
+        earlier = sum(cost.seconds for cost in block.costs)  # before an interruption
+        while block.next_attack < len(self.stages):
+            before = int((block.broken_by_B < 0).sum())
+            run_attack(self, block, target, eps)
+            broken = before - int((block.broken_by_B < 0).sum())
+            left = len(self.stages) - block.next_attack
+            self.meter.advance(before + broken * left, broken)
+            if left and before > broken:
+                write_block(path, block)
             else:
-                logits_BC[standing_B] = judged_BC
-            robust_B = judged_BC.argmax(1) == label_B[standing_B]
-            broken[number] += int((~robust_B).sum())
-            standing_B = standing_B[robust_B]
-            if len(standing_B) == 0:
-                break
-        return adv_BCHW, logits_BC
+                block.next_attack = len(self.stages)
+        self._finish(path, block, target, eps, earlier + time.perf_counter() - started)
 
-    def _logits(self, image_BCHW: Tensor, model: CountedModel | None = None) -> Tensor:
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            logits_BC = (model or self.classifier)(image_BCHW).float()
-        if not bool(logits_BC.isfinite().all()):
-            raise ModelError(
-                f"'{self.classifier.model.name}' returns NaN or infinite logits on '{self.images.name}'. A score from such a "
-                "model means nothing; check the checkpoint for NaN weights."
-            )
-        return logits_BC
+    def _finish(self, path: Path, block: Block, target: Target, eps: float, seconds: float) -> None:
+        """What is needed of a finished block from here on."""
+        broken_B = block.broken_by_B >= 0
+        stored_B = torch.zeros_like(broken_B)
+        if self.protocol.adversarial_8bit and bool(broken_B.any()):
+            rounded = store_8bit(block.adv_BCHW[broken_B], target.image_BCHW[broken_B], eps, self.protocol.norm)
+            stored_B[broken_B] = self.logits(rounded).argmax(1).cpu() != target.label_B[broken_B]
+        kept_B = torch.isin(block.position_B, self.kept_K)
+        tensors = {
+            "position_B": block.position_B,
+            "broken_by_B": block.broken_by_B,
+            "prediction_B": block.prediction_B,
+            "margin_B": block.margin_B,
+            "confidence_B": block.confidence_B,
+            "broken_8bit_B": stored_B,
+            "survivor_S": block.position_B[~broken_B],
+            "offset_SCHW": (block.adv_BCHW - target.image_BCHW)[~broken_B].half(),
+            "kept_position_K": block.position_B[kept_B],
+            "kept_KCHW": block.adv_BCHW[kept_B],
+        }
+        facts = {
+            "costs": [vars(cost) for cost in block.costs],
+            "seconds": seconds,
+            "rank": self.shards.rank,
+            "fallbacks": self.limits.fallbacks,
+        }
+        write_tensors(path.with_suffix(".block"), tensors, facts)
+        self.limits.fallbacks = []
+        path.unlink(missing_ok=True)
 
-    def _load(self, index_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch = self.images.collate(self.images.__getitems__(index_B.tolist()))
-        if batch.bad:
-            raise DataError(f"{batch.bad[0].where} was readable before and is not any more: {batch.bad[0].why}.")
-        return _pixels(batch.image_BCHW, self.device), batch.index_B, batch.label_B.to(self.device)
+    def _target(self, position_B: Tensor, arrays: dict[str, Tensor], offsets: Offsets | None) -> Target:
+        index_B = arrays["index_N"][position_B]
+        image_BCHW, label_B = self.load(index_B)
+        start_BCHW = None if offsets is None else image_BCHW + offsets.read(position_B)
+        return Target(image_BCHW, start_BCHW, label_B, index_B)
 
-    def _batches(self, index: Tensor, title: str) -> Iterator[Tensor]:
-        """Cut into batches, the last one as short as it is, with the bar moving along."""
-        task = self.bar.add_task(f"{self.images.name} {title}", total=len(index))
-        for part in index.split(self.batch_size):
-            if len(part):
-                yield part
-                self.bar.advance(task, len(part))
+    def load(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and classes on the CPU, of images that were readable before."""
+        loaded = self.source.load(index_B)
+        if loaded.bad:
+            raise DataError(f"{loaded.bad[0].where} was readable before and is not any more: {loaded.bad[0].why}.")
+        return loaded.image_BCHW.cpu(), loaded.label_B.cpu()
 
-
-def check_same_images(images: ImageSet, arrays: dict[str, Tensor], where: Path | None) -> None:
-    """Raise `DataError` when a stored result was made on other images: a changed set, another split, another folder."""
-    index_N = arrays["index_N"]
-    if int(index_N.max()) >= len(images) or not torch.equal(images.label_B[index_N], arrays["label_N"]):
-        raise DataError(
-            f"{where} is the result of other images than '{images.name}' has now: the set has changed, or another split or "
-            "folder of that name was evaluated there. Delete that result, or give another --out."
-        )
-
-
-def sample_indices(total: int, samples: int | None, seed: int) -> Tensor:
-    """Indices of the images that a protocol draws: those of `ImageSet.sample`, as indices of the whole set."""
-    if samples is None or samples >= total:
-        return torch.arange(total)
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:samples].sort().values
-
-
-def _pixels(image_BCHW: Tensor, device: torch.device) -> Tensor:
-    return image_BCHW.to(device).float() / 255
-
-
-def quarantined(bad: Sequence[BadImage]) -> list[Quarantined]:
-    return [Quarantined(where=item.where, why=item.why) for item in bad]
-
-
-def _generator(key: str) -> torch.Generator:
-    """Random numbers that belong to one image at one eps: neither batch size nor an interruption can change them."""
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little"))
+    def logits(self, image_BCHW: Tensor, model: LogitsFn | None = None) -> Tensor:
+        """Checked fp32 logits, a batch at a time; `model` stands in for the judge (it counts)."""
+        subject = self.subject
+        if model is not None:
+            subject = Subject(subject.name, model, model, subject.device)
+        where = self.source.name
+        return self.limits.chunked(lambda part: exact_logits(subject, part, where), image_BCHW, f"judging '{where}'")

@@ -1,41 +1,43 @@
-"""Where an evaluation keeps what it has: the result file, its sidecar, and the perturbations the next eps starts from.
+"""Where an evaluation keeps what it has: the result file, its sidecar, and a work folder for what is in progress.
 
-Shapes: `N` images, `C` channels, `H, W` pixels, `S` images that survived an eps. Perturbations are kept as float16 rows,
-survivors only, in image order: the next eps attacks just these, so it reads the file from front to back in whatever batch
-size. Ordinary file writes, not a memory map, because a full disk must be an error and not a crash.
+The result file decides which eps are done. A finished eps is committed in this order: files of its blocks, kept adversarial
+images, sidecar, result. Shapes: `N` images, `K` kept ones, `C` channels, `H, W` pixels.
 """
 
-import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tima._evaluate_parts import Block, Offsets, read_block, read_tensors, write_tensors
+from tima._evaluate_shards import Shards
 from tima._files import atomic_path
-from tima.errors import ResultError, TimaError
+from tima.errors import ResultError
 from tima.results import Result, load_sidecar, read_result, write_result
 
 
+@dataclass
+class Progress:
+    """An eps as it was found: images that are done, and blocks that stopped between two attacks."""
+
+    done_N: Tensor
+    begun: list[Path]
+
+
 class Store:
-    """Files of one evaluation. Without a path nothing is kept, and the perturbations go to a temporary folder.
+    """Files of one evaluation. Without a path they go to a temporary folder that is removed in the end."""
 
-    A finished eps is committed in this order: perturbations, sidecar, result. The result file decides what is done, so a
-    kill at any moment loses at most the eps in progress.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, shards: Shards) -> None:
+        self.shards, self.temporary = shards, path is None
         if path is None:
-            self.work = Path(tempfile.mkdtemp(prefix="tima-evaluate-"))
-        else:
-            self.work = path.with_name(f".{path.stem}.work")
+            path = Path(shards.agree(tempfile.mkdtemp(prefix="tima-evaluate-") if shards.main else "")) / "result.json"
+        self.path = path
+        self.work = path.with_name(f".{path.stem}.work")
 
     def load(self, fresh: Result) -> tuple[Result, dict[str, Tensor]] | None:
         """What an earlier call left, if it is the same evaluation as `fresh`.
@@ -43,7 +45,7 @@ class Store:
         Raises:
             ResultError: the file there is of another protocol, checkpoint or data set, or damaged.
         """
-        if self.path is None or not self.path.is_file():
+        if not self.path.is_file():
             return None
         stored = read_result(self.path)
         differs = [
@@ -61,62 +63,87 @@ class Store:
                 f"{self.path} already holds a result with another {' and '.join(differs)}. "
                 "Delete that file, or write to another folder."
             )
-        return stored, load_sidecar(self.path)
+        arrays = load_sidecar(self.path)
+        if not stored.complete and "margin_EN" not in arrays:
+            raise ResultError(
+                f"{self.path} was begun by an older version, which kept less of each image. Delete it to start again."
+            )
+        return stored, arrays
 
     def save(self, result: Result, arrays: dict[str, Tensor]) -> None:
         """Write sidecar and result, each atomically."""
-        if self.path is None:
-            return
         with atomic_path(self.path.with_suffix(".safetensors")) as part:
             save_file({name: array.contiguous() for name, array in arrays.items()}, part)
         write_result(self.path, result)
 
-    def close(self, *, finished: bool) -> None:
-        """Remove the perturbations, unless a later call goes on from them."""
-        if finished or self.path is None:
-            shutil.rmtree(self.work, ignore_errors=True)
+    def reset(self) -> None:
+        """Nothing is done: drop what an evaluation that never finished its clean pass may have left."""
+        shutil.rmtree(self.work, ignore_errors=True)
 
-    @contextmanager
-    def perturbations(self, step: int, survivors: int, shape: tuple[int, ...]) -> Iterator["Perturbations"]:
-        """Those found at eps number `step - 1` to read, and a new file for those of eps number `step` to write.
+    def close(self, *, finished: bool) -> None:
+        """Remove what is in progress, unless a later call goes on from it."""
+        if self.shards.main and (finished or self.temporary):
+            shutil.rmtree(self.work.parent if self.temporary else self.work, ignore_errors=True)
+
+    # the eps in progress -----------------------------------------------------------------------------------------
+
+    def parts(self, step: int | str) -> list[Path]:
+        """Finished blocks of eps number `step`, of all processes."""
+        return sorted(self.work.glob(f"{step}.*.block"))
+
+    def survey(self, step: int) -> Progress:
+        """How far eps number `step` is. All processes look at the same moment."""
+        done = [read_tensors(p, leave=("offset_SCHW", "kept_KCHW"))[0]["position_B"] for p in self.parts(step)]
+        begun = []
+        for path in sorted(self.work.glob(f"{step}.*.begun")):
+            if path.with_suffix(".block").is_file():
+                continue  # killed between writing the finished block and removing this
+            begun.append(path)
+        return Progress(torch.cat([torch.empty(0, dtype=torch.long), *done]), begun)
+
+    def next_name(self, step: int | str, ending: str) -> Path:
+        """A path for a new block of this process: `STEP.PROCESS.NUMBER.ENDING`."""
+        used = [
+            int(m[1]) for p in self.work.glob(f"{step}.{self.shards.rank}.*") if (m := re.match(r"[^.]+\.\d+\.(\d+)", p.name))
+        ]
+        return self.work / f"{step}.{self.shards.rank}.{max(used, default=-1) + 1}.{ending}"
+
+    def take(self, path: Path) -> Block:
+        """A block that stopped between two attacks."""
+        return read_block(path)
+
+    def offsets(self, step: int, shape: tuple[int, int, int], standing_N: Tensor) -> Offsets | None:
+        """What the smaller eps found, to start from; None at the first.
 
         Raises:
-            ResultError: what the earlier eps left is missing or cut short.
-            TimaError: the disk is full.
+            ResultError: some of it is missing or damaged.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
-        old, new = self.work / f"{step - 1}.f16", self.work / f"{step}.f16"
-        if step > 0 and (not old.is_file() or old.stat().st_size != survivors * 2 * int(np.prod(shape))):
-            raise ResultError(
-                f"{old} is missing or damaged, so the evaluation cannot go on where it stopped. "
-                f"Delete {self.path} to start it again."
-            )
-        try:
-            with old.open("rb") if step > 0 else open(os.devnull, "rb") as source, new.open("wb") as target:
-                yield Perturbations(source if step > 0 else None, target, shape)
-                target.flush()
-                os.fsync(target.fileno())
-        except OSError as error:
-            raise TimaError(f"Could not write {new}: {error.strerror or error}. Finished eps are kept.") from error
-
-    def forget(self, step: int) -> None:
-        """Drop the perturbations of an eps that nobody starts from any more."""
-        (self.work / f"{step}.f16").unlink(missing_ok=True)
-
-
-class Perturbations:
-    """Rows read and written in image order."""
-
-    def __init__(self, source: BinaryIO | None, target: BinaryIO, shape: tuple[int, ...]) -> None:
-        self.source, self.target, self.shape = source, target, shape
-
-    def read(self, count: int) -> Tensor | None:
-        """The next `count` perturbations as fp32 `count x C x H x W`; None at the first eps."""
-        if self.source is None:
+        if step == 0:
             return None
-        raw = self.source.read(count * 2 * int(np.prod(self.shape)))
-        return torch.from_numpy(np.frombuffer(raw, dtype=np.float16).reshape(count, *self.shape).astype(np.float32))
+        try:
+            found = Offsets(self.parts(step - 1), shape)
+        except ResultError as error:
+            raise self._lost(str(error)) from error
+        if found.missing(standing_N):
+            raise self._lost(f"{self.work} is missing or damaged.")
+        return found
 
-    def write(self, offset_SCHW: Tensor) -> None:
-        """Append perturbations of survivors."""
-        self.target.write(offset_SCHW.to(torch.float16).cpu().contiguous().numpy().tobytes())
+    # adversarial images that are kept ------------------------------------------------------------------------------
+
+    def write_kept(self, step: int, kept_KCHW: Tensor) -> None:
+        """The adversarial images of the gallery and of the health probe at eps number `step` (-1: the clean ones)."""
+        write_tensors(self.work / f"{step}.kept", {"kept_KCHW": kept_KCHW}, {})
+
+    def read_kept(self, step: int) -> Tensor:
+        try:
+            return read_tensors(self.work / f"{step}.kept")[0]["kept_KCHW"]
+        except ResultError as error:
+            raise self._lost(str(error)) from error
+
+    def forget(self, step: int | str) -> None:
+        """Drop the files of an eps that nobody starts from any more."""
+        for path in [*self.work.glob(f"{step}.*.block"), *self.work.glob(f"{step}.*.begun"), self.work / f"{step}.kept"]:
+            path.unlink(missing_ok=True)
+
+    def _lost(self, why: str) -> ResultError:
+        return ResultError(f"{why} The evaluation cannot go on where it stopped. Delete {self.path} to start it again.")

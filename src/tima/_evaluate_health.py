@@ -1,0 +1,88 @@
+"""Attack health of one eps, on a probe of images that are right when clean. See `tima.health`.
+
+Shapes: `B` images of the probe, `C` channels or classes, `H, W` pixels.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tima._evaluate_gallery import choose_probe
+from tima._evaluate_subject import LogitsFn, Subject
+from tima.attacks.counting import GradientStats
+from tima.results import Health, Indicator, Result, Robust
+
+if TYPE_CHECKING:
+    from tima._evaluate_judge import Judge
+
+RANDOM = 1e-3  # of the largest margin: two calls of a deterministic model differ by rounding at most
+
+
+def assess_step(
+    judge: "Judge",
+    result: Result,
+    row: Robust,
+    step: int,
+    arrays: dict[str, Tensor],
+    gradients: GradientStats,
+    reference: LogitsFn | None,
+) -> Health | None:
+    """The verdict on what was measured at eps number `step`; None when there is no image to look at."""
+    from tima.health import assess
+
+    probe_B = choose_probe(arrays["correct_N"], judge.protocol.health_probe, judge.protocol.seed)
+    if len(probe_B) == 0:
+        return None
+    image_BCHW, label_B = judge.load(arrays["index_N"][probe_B])
+    kept_BCHW = judge.store.read_kept(step)[torch.searchsorted(judge.kept_K, probe_B)]
+    subject, device = judge.subject, judge.subject.device
+    judge.meter.attack("health")
+    health: Health = judge.limits.attempt(
+        lambda: assess(
+            subject.exact,
+            image_BCHW.to(device),
+            label_B.to(device),
+            row.eps,
+            adversarial_BCHW=kept_BCHW.to(device),
+            robust_B=arrays["robust_EN"][step, probe_B].to(device),
+            norm=judge.protocol.norm,
+            classes=judge.classes,
+            stages=row.attacks,
+            gradients=gradients if gradients.images else None,
+            standing_n=row.n - row.already_broken,
+            reference=reference,
+            attack_fn=_as_attacked(subject),
+            logit_scale=subject.logit_scale,
+            seed=judge.protocol.seed,
+        ),
+        "attack health",
+    )
+    return _changed_answers(health, result, float(arrays["margin_EN"][0].abs().max()))
+
+
+def _as_attacked(subject: Subject) -> LogitsFn | None:
+    """Pixels to logits as attacks computed them, where that is not the judge."""
+    if subject.autocast:
+
+        def low_precision(image_BCHW: Tensor) -> Tensor:
+            with torch.autocast(subject.device.type, torch.bfloat16):
+                return subject.exact(image_BCHW)
+
+        return low_precision
+    return None if subject.attacked is subject.exact else subject.attacked
+
+
+def _changed_answers(health: Health, result: Result, scale: float) -> Health:
+    """Adds what the clean pass saw of a random model, should the probe have seen nothing of it."""
+    value, limit = result.repeat_difference or 0.0, RANDOM * max(1.0, scale)
+    if value <= limit or any(found.name == "randomness" and found.fired for found in health.indicators):
+        return health
+    note = (
+        f"the logits of the same images differed by {value:.2g} between two calls: the model draws random numbers. Attack its "
+        "mean: --attack autoattack --version rand"
+    )
+    found = Indicator(name="changed answers", value=value, limit=limit, fired=True, note=note)
+    return health.model_copy(
+        update={"verdict": "suspicious", "reasons": [*health.reasons, note], "indicators": [*health.indicators, found]}
+    )

@@ -1,0 +1,147 @@
+"""The course of an evaluation: the clean pass, then every eps from small to large, each written when it is done.
+
+Every process does its share of the images; the main one joins the shares and writes. Shapes: `N` images.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tima._evaluate_clean import merge_clean, run_clean
+from tima._evaluate_gallery import fill_gallery, kept_positions, open_gallery
+from tima._evaluate_health import assess_step
+from tima._evaluate_judge import Judge
+from tima._evaluate_limits import Limits
+from tima._evaluate_meter import meter
+from tima._evaluate_record import clean_record, merge_step
+from tima._evaluate_shards import Shards
+from tima._evaluate_source import Source
+from tima._evaluate_store import Store
+from tima._evaluate_subject import LogitsFn, Subject
+from tima.attacks import Stage
+from tima.errors import DataError
+from tima.protocols import Protocol
+from tima.results import Result, result_path
+
+
+@dataclass
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        fresh: the result before anything is measured.
+        source: the images.
+        protocol, stages: how they are attacked.
+        subject: makes the classifier, and the model that attacks may be transferred from, once models are set up.
+        out: folder of the run; None keeps nothing.
+    """
+
+    fresh: Result
+    source: Source
+    protocol: Protocol
+    stages: list[Stage]
+    subject: Callable[[], tuple[Subject, LogitsFn | None]]
+    out: Path | None
+    batch_size: int
+    gallery: int
+    progress: bool
+
+
+def run(plan: Plan) -> Result:
+    """Do it, from where an earlier call stopped."""
+    shards = Shards.join()
+    limits = Limits(plan.batch_size)
+    store = Store(None if plan.out is None else result_path(plan.out, plan.fresh.dataset, plan.protocol), shards)
+    finished = False
+    try:
+        earlier = store.load(plan.fresh)
+        if earlier is not None:
+            check_same_images(plan.source, earlier[1], store.path)
+            if earlier[0].complete:
+                finished = True
+                return earlier[0]
+        with meter(plan.source.name, plan.progress and shards.main) as bar:
+            subject, reference = plan.subject()
+            classes = len(plan.fresh.class_names)
+            judge = Judge(
+                subject, plan.source, plan.protocol, plan.stages, classes, limits, shards, store, bar
+            )  # fmt: skip
+            result, arrays = _clean(judge, plan) if earlier is None else earlier
+            judge.kept_K = _kept(judge, arrays)
+            for step in range(len(result.robust), len(plan.protocol.eps)):
+                result, arrays = _robust(judge, plan, step, result, arrays, reference)
+        shards.wait()
+        finished = True
+    finally:
+        store.close(finished=finished)
+    return result
+
+
+def _clean(judge: Judge, plan: Plan) -> tuple[Result, dict[str, Tensor]]:
+    started, result = time.perf_counter(), plan.fresh
+    arrays: dict[str, Tensor] = {}
+    if judge.shards.main:
+        judge.store.reset()
+    judge.shards.wait()
+    run_clean(judge, result)
+    judge.shards.wait()
+    if judge.shards.main:
+        arrays = merge_clean(judge, result, plan.gallery)
+        clean_record(judge, result, arrays)
+        judge.kept_K = _kept(judge, arrays)
+        open_gallery(judge, arrays)
+        result.wall_time_s = round(time.perf_counter() - started, 3)
+        judge.store.save(result, arrays)
+        judge.store.forget("clean")
+    return _shared(judge, plan, result, arrays)
+
+
+def _robust(
+    judge: Judge, plan: Plan, step: int, result: Result, arrays: dict[str, Tensor], reference: LogitsFn | None
+) -> tuple[Result, dict[str, Tensor]]:
+    judge.robust(step, arrays)
+    judge.shards.wait()
+    if judge.shards.main:
+        started = time.perf_counter()
+        row, gradients = merge_step(judge, step, arrays, result)
+        fill_gallery(judge, arrays, step)
+        row.health = assess_step(judge, result, row, step, arrays, gradients, reference)
+        result.robust.append(row)
+        result.fallbacks.extend(judge.limits.fallbacks)
+        judge.limits.fallbacks = []
+        result.wall_time_s = round(result.wall_time_s + row.wall_time_s + time.perf_counter() - started, 3)
+        result.complete = step + 1 == len(plan.protocol.eps)
+        if result.complete:
+            result.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        judge.store.save(result, arrays)
+        judge.store.forget(step - 1)
+    return _shared(judge, plan, result, arrays)
+
+
+def _shared(judge: Judge, plan: Plan, result: Result, arrays: dict[str, Tensor]) -> tuple[Result, dict[str, Tensor]]:
+    """What the main process wrote, in every process."""
+    judge.shards.wait()
+    if judge.shards.main:
+        return result, arrays
+    written = judge.store.load(plan.fresh)
+    assert written is not None
+    return written
+
+
+def _kept(judge: Judge, arrays: dict[str, Tensor]) -> Tensor:
+    return kept_positions(arrays, judge.protocol.health_probe, judge.protocol.seed)
+
+
+def check_same_images(source: Source, arrays: dict[str, Tensor], where: Path) -> None:
+    """Raise `DataError` when a stored result was made on other images: a changed set, another split, another folder."""
+    index_N = arrays["index_N"]
+    if int(index_N.max()) >= len(source.label_N) or not torch.equal(source.label_N[index_N], arrays["label_N"]):
+        raise DataError(
+            f"{where} is the result of other images than '{source.name}' has now: the set has changed, or another split or "
+            "folder of that name was evaluated there. Delete that result, or give another --out."
+        )
