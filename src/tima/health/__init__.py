@@ -1,0 +1,6 @@
+"""Attack health: can the attack behind a robust accuracy be believed? One file an indicator; `docs/health.md` explains all."""
+
+from tima.attacks.counting import GradientStats
+from tima.health.assess import assess
+
+__all__ = ["GradientStats", "assess"]

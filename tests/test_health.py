@@ -1,0 +1,180 @@
+"""Attack health: every deliberately broken model is caught by its own indicator, and sound evaluations are left alone."""
+
+from math import comb
+from typing import Any
+
+import pytest
+import torch
+from broken_models import EPS, Case, Net, cases, evidence, judged, trained
+from torch import Tensor
+
+from tima.attacks import pgd
+from tima.errors import DataError
+from tima.health import GradientStats, assess
+from tima.health._chance import ALPHA, most_by_chance
+from tima.health._probe import moved_sign_mass
+from tima.health.assess import INDICATORS
+from tima.results import AttackRecord, Health, Indicator
+
+NAMES = [case.name for case in cases(Net(), Net())]
+
+
+@pytest.fixture(scope="module")
+def sound() -> Net:
+    return trained(adversarial=True)
+
+
+@pytest.fixture(scope="module")
+def undefended() -> Net:
+    return trained(adversarial=False)
+
+
+def look(health: Health, name: str) -> Indicator:
+    return next(found for found in health.indicators if found.name == name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_broken_model_fires_its_indicator_and_sound_ones_none(name: str, sound: Net, undefended: Net) -> None:
+    case = next(case for case in cases(sound, undefended) if case.name == name)
+    health = judged(case, reference=undefended)
+    assert [found.name for found in health.indicators] == list(INDICATORS)
+    fired = [found.name for found in health.indicators if found.fired]
+    if case.fires is None:
+        assert (health.verdict, fired, health.reasons) == ("reliable", [], [])
+        assert look(health, "large eps").value == 0
+    else:
+        assert health.verdict == "suspicious"
+        assert case.fires in fired
+        assert len(health.reasons) == len(fired)
+
+
+def test_the_toy_models_are_what_they_are_called(sound: Net, undefended: Net) -> None:
+    """Else the table would prove nothing: one resists the attack, the other does not, both know the classes."""
+    robust = [int(evidence(Case("", None, net))["robust_B"].sum()) for net in (sound, undefended)]
+    right = [evidence(Case("", None, net))["standing_n"] for net in (sound, undefended)]
+    assert min(right) >= 28
+    assert robust[0] >= robust[1] + 10
+
+
+def test_low_precision_that_points_elsewhere_is_caught(sound: Net, undefended: Net) -> None:
+    low = next(case for case in cases(sound, undefended) if case.attack_fn)
+    assert look(judged(low), "precision").value == pytest.approx(1)  # all gradients have underflowed
+    same = Case("bf16 weights would do this", None, sound, lambda x: sound(x) * 1.001)
+    found = look(judged(same), "precision")
+    assert not found.fired
+    assert found.value == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_tiny_probes_and_two_classes_do_not_fire_by_chance(n: int) -> None:
+    net = trained(adversarial=True, classes=2, steps=40)
+    found = evidence(Case("two classes", None, net), n=n, classes=2)
+    assert assess(**found).verdict == "reliable"
+
+
+def test_l2_is_sound_too(sound: Net, undefended: Net) -> None:
+    for norm, eps, net in (("l_2", 0.4, sound), ("l_2", 0.4, undefended)):
+        health = judged(Case("", None, net), norm=norm, eps=eps, reference=undefended)
+        assert health.verdict == "reliable", str(health)
+
+
+def test_an_attack_that_did_nothing_is_found_out_from_every_side(undefended: Net) -> None:
+    """An undefended model, "evaluated" by an attack that returns its input: everybody else breaks it."""
+    found = evidence(Case("", None, undefended))
+    found["adversarial_BCHW"], found["robust_B"] = found["image_BCHW"], torch.ones(32, dtype=torch.bool)
+    found["stages"] = [AttackRecord(name="pgd", params={}, broken=0)]
+    health = assess(**found, reference=undefended)
+    for name in ("loss rise", "one step", "transfer", "black box"):
+        assert look(health, name).fired, name
+        assert look(health, name).note in health.reasons
+
+
+def test_black_box_counts_the_whole_evaluation(sound: Net) -> None:
+    found = evidence(Case("", None, sound))
+
+    def value(*broken: int) -> Indicator:
+        names = ["apgd-ce", "apgd-t", "square"]
+        stages = [AttackRecord(name=s, params={}, broken=b) for s, b in zip(names, broken, strict=True)]
+        return look(assess(**found | {"stages": stages, "standing_n": 1000}), "black box")
+
+    assert value(300, 200, 10).value == 10 / 500
+    assert not value(300, 200, 10).fired  # 2 % is the rate itself
+    assert value(300, 200, 30).fired  # P(30 or more of 500 at 2 %) < 1e-6
+    assert value(900, 100, 0).value is None
+
+
+def test_a_saturated_softmax_is_harmless_to_a_scale_free_loss(sound: Net) -> None:
+    found = evidence(Case("", None, lambda x: sound(x) * 1000))
+    image, label = found["image_BCHW"], found["label_B"]
+    adv = pgd(found["logits_fn"], image, label, EPS, steps=20, loss="margin", generator=torch.Generator().manual_seed(3))
+    robust = found["logits_fn"](adv).argmax(1) == label
+    stages = [AttackRecord(name="pgd", params={"loss": "margin"}, broken=int((~robust).sum()))]
+    health = assess(**found | {"adversarial_BCHW": adv, "robust_B": robust, "stages": stages, "gradients": None})
+    assert look(health, "saturation").value == 1
+    assert health.verdict == "reliable", str(health)
+
+
+def test_the_attacks_own_gradients_count(sound: Net) -> None:
+    found = evidence(Case("", None, sound))
+    dead = assess(**found | {"gradients": GradientStats(100, 30000, 6000, 20, 0)})
+    assert (look(dead, "zero steps").value, look(dead, "zero steps").fired) == (0.2, True)
+    bad = assess(**found | {"gradients": GradientStats(100, 30000, 0, 0, 3)})
+    assert look(bad, "non-finite gradients").value == pytest.approx(1e-4)
+    assert look(bad, "non-finite gradients").fired
+
+
+def test_models_without_any_gradient_are_suspicious_and_no_crash(sound: Net) -> None:
+    found = evidence(Case("", None, sound))
+    for model in (lambda x: sound(x.detach()), lambda x: sound(x) * torch.nan):
+        health = assess(**found | {"logits_fn": model})
+        assert health.verdict == "suspicious"
+        Health.model_validate_json(health.model_dump_json())
+
+
+def test_nothing_outside_changes(sound: Net) -> None:
+    """Global random numbers, weights and their gradients; and the same call says the same."""
+    net = Net().eval()  # with weights that want gradients
+    found = evidence(Case("", None, net))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = assess(**found)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(p.grad is None for p in net.parameters())
+    assert first == assess(**found)
+
+
+def test_cost_is_a_few_hundred_forwards_an_image(sound: Net) -> None:
+    found, seen = evidence(Case("", None, sound)), [0]
+
+    def counting(x: Tensor) -> Tensor:
+        seen[0] += len(x)
+        return sound(x)
+
+    assess(**found | {"logits_fn": counting}, reference=counting)
+    assert 32 * 50 < seen[0] < 32 * 350
+
+
+def test_chance_is_the_binomial_tail() -> None:
+    """Against the sum written out: `most` is the smallest count whose tail is at most ALPHA."""
+
+    def tail(k: int, n: int, p: float) -> float:
+        return sum(comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1, n + 1))
+
+    for n, p in ((1, 0.02), (5, 0.02), (32, 0.02), (32, 0.5), (200, 0.1)):
+        most = most_by_chance(n, p)
+        assert tail(most, n, p) <= ALPHA
+        assert most == 0 or tail(most - 1, n, p) > ALPHA
+
+
+def test_sign_mass_by_hand() -> None:
+    first = torch.tensor([[3.0, -1.0], [2.0, 2.0], [0.0, 0.0]])[:, None, None]
+    second = torch.tensor([[5.0, 1.0], [0.0, 1.0], [1.0, 1.0]])[:, None, None]
+    assert moved_sign_mass(first, second) == pytest.approx((1 / 4 + 2 / 4) / 2)  # the third image has no mass to lose
+
+
+def test_what_is_refused(sound: Net) -> None:
+    found: dict[str, Any] = evidence(Case("", None, sound))
+    with pytest.raises(DataError, match="at least one image"):
+        assess(**found | {"image_BCHW": found["image_BCHW"][:0]})
+    with pytest.raises(DataError, match="must belong together"):
+        assess(**found | {"label_B": found["label_B"][:5]})
