@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from tima.errors import ResultError
-from tima.stats import macro_average, mcnemar, paired_bootstrap, wilson
+from tima.stats import holm, macro_average, mcnemar, paired_bootstrap, stratified_bootstrap, stratified_swap_test, wilson
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,42 @@ def test_paired_comparisons_need_the_same_images() -> None:
             compare([True, False], [True])
     with pytest.raises(ResultError, match="no images"):
         paired_bootstrap([], [])
+
+
+def test_stratified_bootstrap_equals_resampling_within_sets() -> None:
+    rng = np.random.default_rng(5)
+    pairs = [(rng.random(n) < p, rng.random(n) < q) for n, p, q in ((80, 0.7, 0.5), (300, 0.2, 0.3))]
+    difference, low, high = stratified_bootstrap(pairs, seed=1)
+    assert difference == pytest.approx(np.mean([a.mean() - b.mean() for a, b in pairs]))
+    slow = np.zeros(5000)
+    for a, b in pairs:
+        drawn = rng.integers(0, len(a), (5000, len(a)))
+        slow += (a[drawn].mean(1) - b[drawn].mean(1)) / 2
+    assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.01)
+    assert stratified_bootstrap(pairs[:1], seed=1) == paired_bootstrap(*pairs[0], seed=1)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(12, 3), (5, 5), (0, 6), (0, 0)])
+def test_swap_test_of_equal_sets_is_mcnemar(only_a: int, only_b: int) -> None:
+    a = np.array([True] * only_a + [False] * only_b + [True] * 20)
+    b = np.array([False] * only_a + [True] * only_b + [True] * 20)
+    exact = mcnemar(np.concatenate([a, a]), np.concatenate([b, b]))
+    assert stratified_swap_test([(a, b), (a, b)]) == pytest.approx(exact, abs=0.006)
+    assert stratified_swap_test([(a, b)]) == pytest.approx(mcnemar(a, b), abs=0.006)
+
+
+def test_swap_test_of_unequal_sets_equals_all_swaps_by_hand() -> None:
+    # set 1: 4 images, a better on 2; set 2: 2 images, a better on 1. Eight equally likely swaps of the three:
+    # |+-1/4 +-1/4 +-1/2| >= 1 only for +++ and ---, so p = 2/8
+    pairs = [([1, 1, 0, 0], [0, 0, 0, 0]), ([1, 0], [0, 0])]
+    assert stratified_swap_test(pairs) == pytest.approx(0.25, abs=0.006)
+    with pytest.raises(ResultError, match="no data sets"):
+        stratified_swap_test([])
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, then not below its predecessor
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+    with pytest.raises(ResultError, match="p-values"):
+        holm([1.5])

@@ -104,13 +104,14 @@ def compare(runs: Sequence[Run]) -> list[Comparison]:
     found: dict[tuple[str, str], list[Result]] = {}
     for run in runs:
         for stored in run.results:
-            found.setdefault(_protocol_key(stored.record), []).append(stored.record)
+            found.setdefault(protocol_key(stored.record.protocol), []).append(stored.record)
     order = sorted(found, key=lambda key: -len(found[key]))
     return [_compare_under(key, found[key], list(runs)) for key in order]
 
 
-def _protocol_key(result: "Result") -> tuple[str, str]:
-    return protocol_label(result.protocol), str(result.protocol.get("sha256", ""))
+def protocol_key(protocol: dict[str, Any]) -> tuple[str, str]:
+    """Results compare only if these are equal: name with version, and content hash."""
+    return protocol_label(protocol), str(protocol.get("sha256", ""))
 
 
 def _compare_under(key: tuple[str, str], results: list["Result"], runs: list[Run]) -> Comparison:
@@ -135,7 +136,7 @@ def _compare_under(key: tuple[str, str], results: list["Result"], runs: list[Run
 
 def _find(run: Run, name: str, key: tuple[str, str]) -> "Result | None":
     matching = (stored.record for stored in run.results if stored.record.dataset == name)
-    return next((record for record in matching if _protocol_key(record) == key), None)
+    return next((record for record in matching if protocol_key(record.protocol) == key), None)
 
 
 def _data_set(name: str, runs: list[Run], found: list["Result | None"], eps: list[str], trained_on: bool) -> Block:
