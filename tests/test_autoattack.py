@@ -68,7 +68,7 @@ def test_only_the_full_standard_version_is_called_autoattack() -> None:
     assert attack_title("autoattack", {"version": "rand"}) == "autoattack-rand"
     assert attack_title("autoattack", {"steps": 20}) == "apgd-ce + apgd-t + fab-t + square"
     assert attack_title("autoattack", {"version": ["apgd-ce", "apgd-t"]}) == "apgd-ce + apgd-t"
-    titles = {
+    titles: dict[str, tuple[str, dict[str, Any]]] = {
         "pgd": ("pgd", {"steps": 3}),
         "apgd-ce": ("apgd", {}),
         "apgd-dlr": ("apgd", {"loss": "dlr"}),
