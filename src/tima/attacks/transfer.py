@@ -5,7 +5,7 @@ Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` a part of the im
 Cost: the attack's own on the source; on the model one forward a restart, and one where a start is given.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tima.attacks._broken import misclassified
 from tima.attacks._check import check_attack, check_class_numbers, check_classes, eps_tensor, not_finite
+from tima.attacks._forward import forward
 from tima.attacks.losses import LogitsFn, margin
 from tima.attacks.projections import Generators, make_ball
 from tima.errors import RecipeError
@@ -89,22 +90,16 @@ class _Best:
 
     def judge(self, chosen_A: Tensor, x_ACHW: Tensor) -> None:
         """Take one new point of some images into account."""
-        for index, x in self._parts(chosen_A, x_ACHW):
-            label = self.label_B[index]
-            with torch.no_grad():
-                output = self.logits_fn(x)
-                check_classes(output, label)
-                not_finite(~output.sum().isfinite())
-                broken = misclassified(self.logits_fn, x, output, label, self.targeted)
-            value, before = margin(output, label) * (-1 if self.targeted else 1), self.broken_B[index]
-            better = (broken & ~before) | ((broken == before) & (value > self.margin_B[index]))
-            self.found_BCHW[index[better]] = x[better]
-            self.margin_B[index[better]] = value[better]
-            self.broken_B[index] = before | broken
-
-    def _parts(self, chosen_A: Tensor, x_ACHW: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        size = self.batch_size or max(len(chosen_A), 1)
-        return zip(chosen_A.split(size), x_ACHW.split(size), strict=True)
+        output_AC, label_A = forward(self.logits_fn, x_ACHW, self.batch_size), self.label_B[chosen_A]
+        check_classes(output_AC, label_A)
+        not_finite(~output_AC.sum().isfinite())
+        broken_A = misclassified(self.logits_fn, x_ACHW, output_AC, label_A, self.targeted)
+        margin_A = margin(output_AC, label_A) * (-1 if self.targeted else 1)
+        before_A = self.broken_B[chosen_A]
+        better_A = (broken_A & ~before_A) | ((broken_A == before_A) & (margin_A > self.margin_B[chosen_A]))
+        self.found_BCHW[chosen_A[better_A]] = x_ACHW[better_A]
+        self.margin_B[chosen_A[better_A]] = margin_A[better_A]
+        self.broken_B[chosen_A] = before_A | broken_A
 
 
 def _inner(attack: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
