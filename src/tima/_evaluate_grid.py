@@ -54,7 +54,8 @@ class Resized:
         return None if exact is None else Resized(exact, self.side)
 
     def resize(self, image_BCHW: Tensor) -> Tensor:
-        size = (self.side, self.side)
-        if image_BCHW.shape[2:] == size:
-            return image_BCHW
-        return F.interpolate(image_BCHW.float(), size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        image_BCHW = image_BCHW.float()
+        for size in ((image_BCHW.shape[2], self.side), (self.side, self.side)):  # across, then down, clipped in between: PIL
+            if image_BCHW.shape[2:] != size:
+                image_BCHW = F.interpolate(image_BCHW, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        return image_BCHW
