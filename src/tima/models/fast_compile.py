@@ -1,0 +1,51 @@
+"""`lean.image_features` through torch.compile, with few sizes of batch, and without it where no compiler works.
+
+Attacks shrink their batches, and every new size would be a new compilation. So batches are padded to a few sizes.
+Shapes: `B` images, `C` channels, `H, W` pixels, `D` embedding width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tima.models import lean
+
+
+class CompiledTower:
+    """Weights and pixels in [0, 1] to un-normalised embeddings `B x D`.
+
+    Args:
+        notes: gets a line when nothing can be compiled here; the tower then runs uncompiled.
+    """
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+        self._run: Callable[[lean.LeanWeights, Tensor], Tensor] = torch.compile(lean.image_features, dynamic=False)
+        self._works: bool | None = None
+
+    def __call__(self, weights: lean.LeanWeights, image_BCHW: Tensor) -> Tensor:
+        if self._works is False:
+            return lean.image_features(weights, image_BCHW)
+        number, size = len(image_BCHW), bucket(len(image_BCHW))
+        # copies of the last image, not zeros: nothing that is computed from them can be NaN where the batch is not
+        padded_BCHW = torch.cat([image_BCHW, image_BCHW[-1:].detach().expand(size - number, -1, -1, -1)])
+        if self._works:
+            return self._run(weights, padded_BCHW)[:number]
+        try:
+            feature_BD = self._run(weights, padded_BCHW)[:number]
+        except Exception as error:  # no compiler, a broken one, an unknown processor: each raises its own
+            self._works = False
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.notes.append(f"not compiled: {why[:200]}")
+            return lean.image_features(weights, image_BCHW)
+        self._works = True
+        return feature_BD
+
+
+def bucket(number: int) -> int:
+    """The size to which a batch of `number` images is padded: a power of two or three quarters of one, at least 8; above 64
+    multiples of 32. At most a third is wasted, above 64 far less."""
+    if number > 64:
+        return -(-number // 32) * 32
+    return next(size for size in (8, 12, 16, 24, 32, 48, 64) if number <= size)
