@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tima.cli import attack, demo, evaluate, lists, predict, report, train
+from tima.cli import attack, demo, evaluate, lists, predict, probe, report, train
 from tima.errors import TimaError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ evaluate.add(app)
 report.add(app)
 predict.add(app)
 attack.add(app)
+probe.add(app)
 demo.add(app)
 lists.add(app)
 
