@@ -136,7 +136,7 @@ def test_starts_targets_and_stopping(net: Net, batch: tuple[Tensor, Tensor]) -> 
     image, label = batch
     words = {"steps": 15, "searches": 3, "c_init": 0.1}
     plain = net(cw(net, image, label, 0.3, **words)).argmax(1) != label  # type: ignore[arg-type]
-    good = cw(net, image, label, 0.3, steps=100, searches=8)
+    good = cw(net, image, label, 0.3, steps=60, searches=6)
     known = net(good).argmax(1) != label
     started = net(cw(net, image, label, 0.3, start_BCHW=good, **words)).argmax(1) != label  # type: ignore[arg-type]
     assert int((known & ~plain).sum()) > 0

@@ -82,7 +82,7 @@ def score_inside(
 def settle(logits_fn: LogitsFn, rows: ClosestRows, targeted: bool) -> Tensor:
     """The points to return. Where nothing inside the ball is broken, the closest adversarial point is pulled into it: the
     final search of arXiv 1907.02044 at the one radius that matters. One forward for such images."""
-    pulled = (rows.score_N <= 0) & rows.distance_N.isfinite()
+    pulled = ((rows.score_N <= 0) & rows.distance_N.isfinite()).cpu()  # the counters live there
     if bool(pulled.any()):
         part = rows.select(pulled)
         x_ACHW = part.ball.project_(part.closest_NCHW.clone())
