@@ -5,6 +5,7 @@ Used by `tests/test_health.py` and `tools/health_table.py`. Shapes: `B` images, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,9 +126,11 @@ def judged(case: Case, *, n: int = 32, norm: str = "l_inf", eps: float = EPS, re
     return assess(**evidence(case, n=n, norm=norm, eps=eps), reference=reference)
 
 
-def evidence(case: Case, *, n: int = 32, norm: str = "l_inf", eps: float = EPS, classes: int = CLASSES) -> dict:  # type: ignore[type-arg]
+def evidence(
+    case: Case, *, n: int = 32, norm: str = "l_inf", eps: float = EPS, classes: int = CLASSES, seed: int = 2
+) -> dict[str, Any]:
     """What an evaluation hands to `assess` after PGD with 20 steps."""
-    image_BCHW, label_B = toy_data(n, seed=2, classes=classes)
+    image_BCHW, label_B = toy_data(n, seed=seed, classes=classes)
     counted = CountedModel(case.attack_fn or case.model)
     generator = torch.Generator().manual_seed(3)
     adv_BCHW = pgd(counted, image_BCHW, label_B, eps, norm=norm, steps=20, generator=generator)

@@ -178,3 +178,24 @@ def test_what_is_refused(sound: Net) -> None:
         assess(**found | {"image_BCHW": found["image_BCHW"][:0]})
     with pytest.raises(DataError, match="must belong together"):
         assess(**found | {"label_B": found["label_B"][:5]})
+
+
+def test_an_apgd_weaker_than_pgd_is_found_out(undefended: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = evidence(Case("", None, undefended))
+    assert not look(assess(**found), "apgd minus pgd").fired
+    monkeypatch.setattr("tima.health.strength.apgd", lambda logits_fn, image, *_, **__: image)
+    broken = look(assess(**found), "apgd minus pgd")
+    assert broken.fired
+    assert broken.value == found["stages"][0].broken / found["standing_n"]  # all that PGD breaks, APGD does not
+
+
+@pytest.mark.parametrize("name", ["one step", "random noise", "smaller eps", "black box", "transfer"])
+def test_one_image_is_luck_and_many_are_a_sign(name: str, undefended: Net) -> None:
+    """Of 32 standing images chance explains 4 (test above); what the weaker attack breaks decides."""
+    net = Case("", None, undefended)
+    found = evidence(net, eps=0.3)  # even noise breaks many here
+    broken = assess(**found | {"robust_B": torch.ones(32, dtype=torch.bool)}, reference=undefended)
+    few = torch.zeros(32, dtype=torch.bool)
+    few[0] = True
+    assert look(assess(**found | {"robust_B": few}, reference=undefended), name).fired is False
+    assert look(broken, name).fired

@@ -6,7 +6,7 @@ probability `rate` at most. It fires where so many or more would be seen with pr
 
 from scipy.stats import binom
 
-ALPHA = 1e-3  # of one indicator. About fifteen of them: a sound evaluation is called suspicious in at most 1.5 % of cases
+ALPHA = 1e-3  # of one indicator. Sixteen of them: a sound evaluation is called suspicious in at most 1.6 % of cases
 RARE = 0.02  # our choice: a sound attack may miss so many of the images that something weaker breaks by luck. A gradient
 # attack of few steps does miss some, a masked gradient misses many (Carlini et al. 2019, arXiv 1902.06705, section 4)
 
