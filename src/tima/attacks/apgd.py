@@ -75,9 +75,8 @@ def apgd(
         climb = find_loss(loss, targeted=targeted)
         return Apgd(**settings, climb=climb, runs=starts.extra + restarts).search(batch_size)
     if targeted:
-        raise RecipeError(f"The loss {loss} chooses its classes itself; to reach one of yours, take ce, dlr or margin.")
+        raise RecipeError(f"The loss {loss} chooses its classes itself; to reach one of yours, take ce or margin.")
     class_BK = runner_up_classes_of(logits_fn, image_BCHW, label_B, targets, batch_size)
     runs = starts.extra + restarts * class_BK.shape[1]
-    return TargetedApgd(**settings, climb=TARGETED_LOSSES[loss], class_NK=class_BK, restarts=restarts, runs=runs).search(
-        batch_size
-    )
+    settings |= {"climb": TARGETED_LOSSES[loss], "class_NK": class_BK, "restarts": restarts, "runs": runs}
+    return TargetedApgd(**settings).search(batch_size)

@@ -99,8 +99,8 @@ TARGETED_LOSSES: dict[str, TargetedLossFn] = {"ce_targeted": ce_targeted, "dlr_t
 def find_loss(loss: str | LossFn, *, targeted: bool = False) -> LossFn:
     """A loss by name, or the function itself.
 
-    A named loss is negated for targeted attacks (`label` is then the class to reach). A function is taken as it is:
-    it says itself what is closer to success.
+    A named loss is negated for targeted attacks (`label` is then the class to reach; `ce` and `margin` get there, the ratio of
+    `dlr` is made for leaving a class). A function is taken as it is: it says itself what is closer to success.
 
     Raises:
         RecipeError: no loss of that name.
