@@ -1,4 +1,4 @@
-"""Reports on runs: one self-contained HTML page, and the same table for a terminal, Markdown and CSV.
+"""Reports on runs: one self-contained HTML page, and the same table for a terminal, Markdown, CSV and LaTeX.
 
     from tima.report import report, markdown_table, terminal_table
     report(["runs/demo/original", "runs/demo/tecoa", "runs/demo/tima"], "runs/demo/report.html")
@@ -6,7 +6,8 @@
 Everything shown is read from the runs' folders; nothing is evaluated again.
 """
 
+from tima.report.formats import write_protocols, write_table
 from tima.report.page import report
 from tima.report.text_tables import markdown_table, terminal_table
 
-__all__ = ["markdown_table", "report", "terminal_table"]
+__all__ = ["markdown_table", "report", "terminal_table", "write_protocols", "write_table"]

@@ -15,7 +15,7 @@ from tima.report.runs import Run
 from tima.stats import macro_average
 
 if TYPE_CHECKING:
-    from tima.results import Result
+    from tima.results import Health, Result
 
 CLEAN = "clean"
 MISSING, UNFINISHED = "missing", "unfinished"
@@ -32,6 +32,11 @@ class Cell:
     n: int = 0
     note: str = ""
     best: bool = False
+    health: "Health | None" = None
+
+    @property
+    def suspicious(self) -> bool:
+        return self.health is not None and self.health.verdict == "suspicious"
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,14 @@ def _compare_under(key: tuple[str, str], results: list["Result"], runs: list[Run
     blocks = []
     for name in sorted({result.dataset for result in results}):
         found = [_find(run, name, key) for run in runs]
-        blocks.append(_data_set(name, runs, found, [size_text(e, norm) for e in eps], name in trained_on))
+        blocks.append(data_set_block(name, runs, found, [size_text(e, norm) for e in eps], name in trained_on))
     blocks.sort(key=lambda block: block.train_domain)
     far = [block for block in blocks if not block.train_domain]
     averages = []
     if len(far) > 1:
-        averages.append(_average("Zero-shot average", far, runs))
+        averages.append(average_block("Zero-shot average", far, runs))
     if far and len(far) < len(blocks):
-        averages.append(_average("Average with the training domain", blocks, runs))
+        averages.append(average_block("Average with the training domain", blocks, runs))
     return Comparison(protocol, runs, eps, averages, blocks)
 
 
@@ -139,7 +144,7 @@ def _find(run: Run, name: str, key: tuple[str, str]) -> "Result | None":
     return next((record for record in matching if protocol_key(record.protocol) == key), None)
 
 
-def _data_set(name: str, runs: list[Run], found: list["Result | None"], eps: list[str], trained_on: bool) -> Block:
+def data_set_block(name: str, runs: list[Run], found: list["Result | None"], eps: list[str], trained_on: bool) -> Block:
     there = [result for result in found if result is not None]
     cells, notes = [], []
     for result in found:
@@ -149,7 +154,7 @@ def _data_set(name: str, runs: list[Run], found: list["Result | None"], eps: lis
             row[0] = Cell(result.clean.accuracy, *result.clean.ci95, result.clean.correct, result.n)
             for entry in result.robust:
                 column = 1 + eps.index(size_text(entry.eps, result.norm))
-                row[column] = Cell(entry.robust_accuracy, *entry.ci95, entry.correct, entry.n)
+                row[column] = Cell(entry.robust_accuracy, *entry.ci95, entry.correct, entry.n, health=entry.health)
         cells.append(row)
         notes.append(note if note == UNFINISHED else "")
     domain = trained_on or any(result.train_domain for result in there)
@@ -177,7 +182,7 @@ def _differences(runs: list[Run], found: list["Result | None"]) -> list[str]:
     return warnings
 
 
-def _average(title: str, blocks: list[Block], runs: list[Run]) -> Block:
+def average_block(title: str, blocks: list[Block], runs: list[Run]) -> Block:
     """Unweighted mean over data sets. A run that lacks one has no average: a mean over other sets would mislead."""
     cells = []
     for row in range(len(runs)):
@@ -187,7 +192,8 @@ def _average(title: str, blocks: list[Block], runs: list[Run]) -> Block:
             have = [part for part in parts if part.value is not None]
             if len(have) == len(parts):
                 mean, low, high = macro_average([(part.correct, part.n) for part in parts])
-                averaged.append(Cell(mean, low, high, sum(p.correct for p in parts), sum(p.n for p in parts)))
+                counts = sum(p.correct for p in parts), sum(p.n for p in parts)
+                averaged.append(Cell(mean, low, high, *counts, health=_joint_health(blocks, parts)))
             else:
                 reason = UNFINISHED if any(part.note == UNFINISHED for part in parts) else MISSING
                 averaged.append(Cell(note=f"{reason}: {len(have)} of {len(parts)} sets"))
@@ -197,10 +203,24 @@ def _average(title: str, blocks: list[Block], runs: list[Run]) -> Block:
     names = tuple(block.title for block in blocks)
     chances = [block.chance for block in blocks if block.chance is not None]
     chance = sum(chances) / len(chances) if len(chances) == len(blocks) else None
-    counts = {row[0].n for row in cells if row[0].n}
-    images = f" ({counts.pop():,} images)" if len(counts) == 1 else ""
+    numbers = {row[0].n for row in cells if row[0].n}
+    images = f" ({numbers.pop():,} images)" if len(numbers) == 1 else ""
     about = f"unweighted mean of {len(names)} data sets{images}: {', '.join(names)}"
     return _mark_best(Block(title, about, cells, warnings, names, any(b.train_domain for b in blocks), chance))
+
+
+def _joint_health(blocks: list[Block], parts: list[Cell]) -> "Health | None":
+    """An average is as doubtful as its worst part, and reliable only when every part was looked at."""
+    from tima.results import Health
+
+    reasons = [
+        f"{block.title}: {'; '.join(part.health.reasons) or 'suspicious'}"
+        for block, part in zip(blocks, parts, strict=True)
+        if part.health is not None and part.suspicious
+    ]
+    if reasons:
+        return Health(verdict="suspicious", reasons=reasons)
+    return Health(verdict="reliable") if all(part.health is not None for part in parts) else None
 
 
 def _mark_best(block: Block) -> Block:

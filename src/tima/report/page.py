@@ -1,4 +1,4 @@
-"""Puts the parts together into one self-contained HTML page, and writes the tables beside it as Markdown and CSV."""
+"""Puts the parts together into one self-contained HTML page, and writes the tables beside it as Markdown, CSV and JSON."""
 
 import re
 from collections.abc import Sequence
@@ -11,13 +11,18 @@ from typing import Any
 from tima._files import write_text
 from tima.report.comparison import Block, Comparison, compare
 from tima.report.curves import curve
+from tima.report.details import Detail, details
+from tima.report.differences import difference_csv, difference_records, difference_table
 from tima.report.gallery import Gallery, galleries
-from tima.report.provenance import RESULT_COLUMNS, duration, protocol_facts, run_facts
+from tima.report.json_tables import json_tables
+from tima.report.paired import paired
+from tima.report.provenance import RESULT_COLUMNS, protocol_facts, run_facts
 from tima.report.runs import Run, read_runs
 from tima.report.svg import swatch
+from tima.report.tables import Table
 from tima.report.text_tables import csv_table, markdown
 from tima.report.training import Panel, training_panels
-from tima.report.words import interval, percent, summary_sentences, warnings_of
+from tima.report.words import MARK, closing_sentences, duration, interval, percent, summary_sentences, warnings_of
 
 DEFAULT_TITLE = "Robust zero-shot classification"
 
@@ -30,10 +35,14 @@ class Section:
     sentences: list[str]
     cards: list[tuple[Block, str]]
     galleries: list[Gallery]
+    closing: list[str]
+    differences: Table | None
+    skipped: list[str]
+    details: list[Detail]
 
 
 def report(run_folders: Sequence[str | Path], out: str | Path, title: str = DEFAULT_TITLE, *, pictures: int = 3) -> Path:
-    """Write the report of some runs: `out` (HTML, no script, no network) with `.md` and `.csv` tables beside it.
+    """Write the report of some runs: `out` (HTML, no script, no network) with `.md`, `.csv` and `.json` tables beside it.
 
     Args:
         run_folders: run folders; rows appear in this order.
@@ -54,6 +63,10 @@ def report(run_folders: Sequence[str | Path], out: str | Path, title: str = DEFA
     page = Path(out) / "report.html" if Path(out).is_dir() or not Path(out).suffix else Path(out)
     write_text(page.with_suffix(".md"), f"# {title}\n\n{markdown(comparisons, warnings)}")
     write_text(page.with_suffix(".csv"), csv_table(comparisons))
+    records = [record for c in comparisons for record in difference_records(c, paired(c))]
+    if records:
+        write_text(page.with_suffix(".differences.csv"), difference_csv(records))
+    write_text(page.with_suffix(".json"), json_tables(comparisons))
     write_text(page, _html(runs, comparisons, warnings, title, pictures))
     return page
 
@@ -62,19 +75,11 @@ def _html(runs: list[Run], comparisons: list[Comparison], warnings: list[str], t
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    sections = [
-        Section(
-            comparison,
-            summary_sentences(comparison),
-            [(block, Markup(curve(comparison, block, f"c{s}-{b}"))) for b, block in enumerate(comparison.blocks)],
-            galleries(comparison, pictures) if pictures > 0 and comparison.eps else [],
-        )
-        for s, comparison in enumerate(comparisons)
-    ]
+    sections = [_section(comparison, s, pictures) for s, comparison in enumerate(comparisons)]
     training: list[tuple[Run, list[Panel]]] = [(run, training_panels(run, f"t{r}")) for r, run in enumerate(runs)]
     folder = files("tima.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "interval": interval, "safe_svg": Markup, "tie": tie}
+    environment.filters |= {"percent": percent, "interval": interval, "safe_svg": Markup, "tie": tie, "groupby_first": by_first}
     values: dict[str, Any] = {
         "title": title,
         "style": Markup((folder / "page.css").read_text(encoding="utf-8")),
@@ -87,14 +92,39 @@ def _html(runs: list[Run], comparisons: list[Comparison], warnings: list[str], t
         "protocol_facts": protocol_facts,
         "facts": [run_facts(run) for run in runs],
         "result_columns": RESULT_COLUMNS,
+        "doubt": MARK,
         "made": f"{datetime.now(tz=UTC):%d %B %Y, %H:%M} UTC",
     }
     return environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8")).render(values)
 
 
+def _section(comparison: Comparison, number: int, pictures: int) -> Section:
+    from markupsafe import Markup
+
+    found = paired(comparison)
+    return Section(
+        comparison,
+        summary_sentences(comparison),
+        [(block, Markup(curve(comparison, block, f"c{number}-{b}"))) for b, block in enumerate(comparison.blocks)],
+        galleries(comparison, pictures) if pictures > 0 and comparison.eps else [],
+        closing_sentences(comparison),
+        difference_table(found),
+        found.skipped if found.differences else [],
+        details(comparison),
+    )
+
+
 def tie(text: str) -> str:
     """Numbers keep their unit beside them when a line breaks, and ranges stay whole."""
     return re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", text.replace(" %", "\u00a0%"))  # noqa: RUF001
+
+
+def by_first(rows: list[list[str]]) -> list[tuple[str, list[list[str]]]]:
+    """Rows that share their first cell together, in the order given."""
+    found: dict[str, list[list[str]]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(row)
+    return list(found.items())
 
 
 def about(run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from tima.eps import format_eps, parse_eps
 from tima.report.comparison import Comparison, protocol_label
 from tima.report.runs import Run, Stored
-from tima.report.words import percent
+from tima.report.words import duration, percent
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,6 @@ def _result_row(stored: Stored) -> list[str]:
         f"{written:%Y-%m-%d %H:%M}",
         "complete" if record.complete else "unfinished",
     ]
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _text(value: Any) -> str:

@@ -8,25 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tima.report.comparison import Cell, Comparison, compare
-from tima.report.runs import read_runs
-from tima.report.words import interval, percent, summary_sentences, warnings_of
+from tima.report.differences import difference_markdown
+from tima.report.paired import paired
+from tima.report.runs import Run, read_runs
+from tima.report.words import MARK, closing_sentences, health_sentence, interval, percent, summary_sentences, warnings_of
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
 CSV_COLUMNS = ["protocol", "protocol_sha256", "data", "kind", "model", "run", "eps"]
-CSV_COLUMNS += ["accuracy", "low", "high", "correct", "n", "status"]
+CSV_COLUMNS += ["accuracy", "low", "high", "correct", "n", "status", "health"]
 NOTE = "Accuracy in percent, with 95 % intervals: Wilson for a data set, normal from binomial variances for an average."
 
 
 def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
     """The comparison for a terminal of 90 columns: a section for each average and data set, a line for each run."""
+    runs = read_runs(run_folders)
+    return terminal(compare(runs), runs)
+
+
+def terminal(comparisons: list[Comparison], runs: list[Run]) -> "Table":
+    """`terminal_table` of comparisons that are already made."""
     from rich.table import Table
     from rich.text import Text
 
-    runs = read_runs(run_folders)
-    comparisons = compare(runs)
     table = Table(title_justify="left", title_style="bold", caption_justify="left", caption_style="dim")
     if not comparisons:
         table.add_column("No results yet")
@@ -34,7 +40,8 @@ def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
             table.add_row(Text(f"{run.name}: no results in {run.folder}"))
         return table
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
-    table.caption = "\n".join([NOTE, *warnings_of(comparisons, runs)])
+    health = [sentence for comparison in comparisons if (sentence := health_sentence(comparison))]
+    table.caption = "\n".join([NOTE, *health, *warnings_of(comparisons, runs)])
     table.add_column("data")
     table.add_column("model")
     for column in columns:
@@ -42,10 +49,10 @@ def terminal_table(run_folders: Sequence[str | Path]) -> "Table":
     for comparison in comparisons:
         for block in comparison.blocks:
             title = block.title if len(comparisons) == 1 else f"{block.title} [{comparison.label}]"
-            parts = _spread(title, len(runs))
-            for index, (run, row) in enumerate(zip(runs, block.cells, strict=True)):
+            parts = _spread(title, len(comparison.runs))
+            for index, (run, row) in enumerate(zip(comparison.runs, block.cells, strict=True)):
                 cells = dict(zip(comparison.columns, row, strict=True))
-                last = index == len(runs) - 1
+                last = index == len(comparison.runs) - 1
                 table.add_row(
                     Text(parts[index]),
                     Text(run.name),
@@ -68,7 +75,8 @@ def _terminal_cell(cell: Cell) -> "Text":
     if cell.value is None:
         return Text(cell.note.split(":")[0], style="yellow")
     bounds = f"{100 * cell.low:.0f}–{100 * cell.high:.0f}"  # noqa: RUF001
-    return Text.assemble((f"{percent(cell.value):>5}", "bold" if cell.best else ""), (f" {bounds}", "dim"))
+    doubt = [(MARK, "yellow")] if cell.suspicious else []
+    return Text.assemble((f"{percent(cell.value):>5}", "bold" if cell.best else ""), (f" {bounds}", "dim"), *doubt)
 
 
 def markdown_table(run_folders: Sequence[str | Path]) -> str:
@@ -93,6 +101,9 @@ def markdown(comparisons: list[Comparison], warnings: list[str]) -> str:
                 cells = " | ".join(_markdown_cell(cell) for cell in row)
                 lines.append(f"| {_escape(title) if index == 0 else ''} | {_escape(run.name)} | {cells} |")
         lines.append(f"\n{NOTE} Protocol {comparison.label}.\n")
+        lines += [f"{sentence}\n" for sentence in closing_sentences(comparison)]
+        differences = difference_markdown(paired(comparison))
+        lines += [differences] if differences else []
     return "\n".join(lines)
 
 
@@ -100,7 +111,7 @@ def _markdown_cell(cell: Cell) -> str:
     if cell.value is None:
         return f"*{cell.note}*"
     value = f"**{percent(cell.value)}**" if cell.best else percent(cell.value)
-    return f"{value} <sub>{interval(cell)}</sub>"
+    return f"{value}{' ' + MARK if cell.suspicious else ''} <sub>{interval(cell)}</sub>"
 
 
 def _escape(text: str) -> str:
@@ -121,5 +132,7 @@ def csv_table(comparisons: list[Comparison]) -> str:
                     if cell.value is not None:
                         values = [f"{cell.value:.6f}", f"{cell.low:.6f}", f"{cell.high:.6f}", cell.correct, cell.n]
                     start = [comparison.label, comparison.protocol.get("sha256", ""), block.title, kind]
-                    writer.writerow([*start, run.name, run.folder.name, f"{eps:.6g}", *values, cell.note or "measured"])
+                    writer.writerow(
+                        [*start, run.name, run.folder.name, f"{eps:.6g}", *values, cell.note or "measured", cell.health or ""]
+                    )
     return buffer.getvalue()

@@ -1,7 +1,9 @@
 """What the table shows, said in words: computed from the numbers, never typed."""
 
-from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison
+from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison, protocol_key
 from tima.report.runs import Run
+
+MARK = "⚠"  # beside a robust number whose attack cannot be believed
 
 
 def percent(value: float) -> str:
@@ -43,6 +45,45 @@ def summary_sentences(comparison: Comparison) -> list[str]:
     if clean:
         sentences.append(_clean_sentence("Without an attack", clean))
     return sentences
+
+
+def closing_sentences(comparison: Comparison) -> list[str]:
+    """What the numbers cost and whether their attack can be believed; empty where the results do not say."""
+    return [sentence for sentence in (cost_sentence(comparison), health_sentence(comparison)) if sentence]
+
+
+def cost_sentence(comparison: Comparison) -> str:
+    """The time that the evaluations behind the table took, for each run."""
+    names = {block.title for block in comparison.data_sets}
+    parts = []
+    for run in comparison.runs:
+        mine = [s.record for s in run.results if protocol_key(s.record.protocol) == protocol_key(comparison.protocol)]
+        seconds = sum(record.wall_time_s for record in mine if record.dataset in names)
+        parts += [f"{duration(seconds)} for {run.name}"] if mine else []
+    return f"The evaluation took {listing(parts)}." if parts else ""
+
+
+def health_sentence(comparison: Comparison) -> str:
+    """How many robust numbers have an attack that looks sound; empty when no result says."""
+    cells = [cell for block in comparison.data_sets for row in block.cells for cell in row[1:] if cell.value is not None]
+    known = [cell for cell in cells if cell.health is not None]
+    if not known:
+        return ""
+    bad = sum(cell.suspicious for cell in known)
+    unknown = f"; {len(cells) - len(known)} have no verdict" if len(known) < len(cells) else ""
+    if not bad:
+        return f"Attack health: reliable for {'all' if not unknown else len(known)} robust numbers of the data sets{unknown}."
+    return f"Attack health: suspicious for {bad} of {len(known)} robust numbers of the data sets, marked {MARK}{unknown}."
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _clean_sentence(where: str, ranked: list[tuple[Run, Cell]]) -> str:
