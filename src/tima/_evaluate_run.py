@@ -95,6 +95,7 @@ def _clean(judge: Judge, plan: Plan) -> tuple[Result, dict[str, Tensor]]:
         clean_record(judge, result, arrays)
         judge.kept_K = _kept(judge, arrays)
         open_gallery(judge, arrays)
+        result.machine = {**(result.machine or {}), "processes": str(judge.shards.size)}
         result.wall_time_s = round(time.perf_counter() - started, 3)
         judge.store.save(result, arrays)
         judge.store.forget("clean")

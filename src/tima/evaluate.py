@@ -3,7 +3,7 @@
 The order of truth holds for every image, not only on average: wrong on the clean image is broken at every eps; broken at a
 smaller eps is broken at every larger one and not attacked again; each eps also starts from what the smaller one found.
 
-    torchrun --nproc_per_node=2 -m tima.cli evaluate --model runs/x     # each process attacks its share of the images
+    torchrun --nproc_per_node=2 -m tima evaluate --model runs/x     # each process attacks its share of the images
 """
 
 from collections.abc import Sequence

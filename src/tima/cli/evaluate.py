@@ -1,16 +1,26 @@
 """`tima evaluate`: clean and robust zero-shot accuracy under a protocol."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tima.cli.common import Model, Quiet, split_names, stderr, stdout
 from tima.errors import DataError
+from tima.protocols import Protocol
+
+CHANGES, MACHINE = "Changes to the protocol (the result is then called 'custom')", "Machine"
 
 
 def add(app: typer.Typer) -> None:
-    app.command("evaluate", help="Measure clean and robust accuracy, with intervals, on one or many data sets.")(evaluate)
+    app.command("evaluate", help=HELP)(evaluate)
+
+
+HELP = (
+    "Measure clean and robust accuracy, with intervals and attack health, on one or many data sets.\n\n"
+    "The number to publish: [bold]tima evaluate --model runs/x --protocol standard[/]. A run that was stopped goes on where it "
+    "was. With several GPUs or processes: [bold]torchrun --nproc_per_node=2 -m tima evaluate ...[/]"
+)
 
 
 def evaluate(
@@ -26,49 +36,117 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option("--protocol", "-p", help="Named protocol (see: tima protocols) or a YAML file.")
     ] = "pgd",
-    attack: Annotated[str | None, typer.Option(help="Attack, instead of the protocol's: pgd, fgsm.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Sizes, separated by commas: 1/255,4/255.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Attack steps.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Random starts of the attack.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Images of each set, drawn by the seed; 0 for all.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the attack.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Run folder for the results; by default the model's own run, or runs/NAME."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at a time; changes speed, never a number.")] = 250,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="The undefended model: attack health then tries perturbations made on it, which must be weaker."),
+    ] = None,
     gallery: Annotated[int, typer.Option(help="Keep so many adversarial images of each set for the report.")] = 24,
+    health: Annotated[bool | None, typer.Option(help="Look at attack health, or leave it out. It moves no number.")] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(help="Attack: autoattack, apgd, pgd, square, fab, fgsm and others.", rich_help_panel=CHANGES),
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            help="Of autoattack: standard, plus, rand (for random models), or stages separated by commas: apgd-ce,apgd-t.",
+            rich_help_panel=CHANGES,
+        ),
+    ] = None,
+    eps: Annotated[str | None, typer.Option(help="Sizes, separated by commas: 1/255,4/255.", rich_help_panel=CHANGES)] = None,
+    norm: Annotated[str | None, typer.Option(help="l_inf or l_2.", rich_help_panel=CHANGES)] = None,
+    steps: Annotated[int | None, typer.Option(help="Attack steps.", rich_help_panel=CHANGES)] = None,
+    restarts: Annotated[int | None, typer.Option(help="Random starts of the attack.", rich_help_panel=CHANGES)] = None,
+    queries: Annotated[int | None, typer.Option(help="Queries of black-box attacks.", rich_help_panel=CHANGES)] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Images of each set, drawn by the seed; 0 for all.", rich_help_panel=CHANGES)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sample and of the attack.", rich_help_panel=CHANGES)] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the attack: fp32 or bf16. Judged in fp32 always.", rich_help_panel=CHANGES)
+    ] = None,
+    pixel_grid: Annotated[
+        str | None, typer.Option(help="Where eps applies: 'model input' or 'data set'.", rich_help_panel=CHANGES)
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Images at a time; changes speed, never a number.", rich_help_panel=MACHINE)
+    ] = 250,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; by default a GPU if there is one.", rich_help_panel=MACHINE)
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile what attacks call; pays for long attacks.", rich_help_panel=MACHINE)
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
+    from tima._evaluate_shards import is_main_process
     from tima.cli.jobs import default_out, evaluate_run
     from tima.data.table import ZERO_SHOT
-    from tima.eps import parse_eps_list
     from tima.protocols import load_protocol
 
-    chosen = load_protocol(protocol)
-    changes: dict[str, object] = {}
-    if attack is not None and attack != chosen.attack:
-        changes.update(attack=attack, attack_params={})
-    if eps is not None:
-        changes["eps"] = parse_eps_list(eps)
-    if samples is not None:
-        changes["samples"] = samples or None
-    if seed is not None:
-        changes["seed"] = seed
-    params = {k: v for k, v in (("steps", steps), ("restarts", restarts)) if v is not None}
-    if params:
-        base = changes.get("attack_params", chosen.attack_params)
-        changes["attack_params"] = {**base, **params}  # type: ignore[dict-item]
-    chosen = chosen.override(**changes)
+    params = {
+        "version": None if version is None else _version(version),
+        "steps": steps,
+        "restarts": restarts,
+        "queries": queries,
+    }
+    fields = {"eps": eps, "norm": norm, "seed": seed, "precision": precision, "pixel_grid": pixel_grid}
+    chosen = _changed(load_protocol(protocol), attack, params, fields, samples, health)
     names = [n for part in split_names(data) for n in (ZERO_SHOT if part == "zero-shot" else [part])]
     out = out or default_out(model)
-    failed = evaluate_run(model, names, chosen, out, batch_size=batch_size, gallery=gallery, progress=not quiet)
+    failed = evaluate_run(
+        model,
+        names,
+        chosen,
+        out,
+        batch_size=batch_size,
+        gallery=gallery,
+        progress=not quiet,
+        device=device,
+        compile=compile_,
+        reference=reference,
+    )
+    if is_main_process():
+        from tima.report import terminal_table
 
-    from tima.report import terminal_table
-
-    stdout().print(terminal_table([out]))
-    stdout().print(f"Results: [bold]{out / 'results'}[/]", highlight=False)
-    if failed:
+        stdout().print(terminal_table([out]))
+        stdout().print(f"Results: [bold]{out / 'results'}[/]", highlight=False)
         for name, why in failed.items():
             stderr().print(f"[bold yellow]missing[/] {name}: {why}", highlight=False)
+    if failed:
         raise DataError(f"{len(failed)} of {len(names)} data sets could not be evaluated; the others are complete.")
+
+
+def _version(text: str) -> str | list[str]:
+    """A name, or a list of stages. Only the full standard version is called AutoAttack."""
+    from tima.attacks.autoattack import VERSIONS
+
+    return text if text in VERSIONS else split_names(text)
+
+
+def _changed(
+    protocol: Protocol,
+    attack: str | None,
+    params: dict[str, Any],
+    fields: dict[str, Any],
+    samples: int | None,
+    health: bool | None,
+) -> Protocol:
+    """The protocol with what was asked for; `version` alone asks for autoattack."""
+    changes = {key: value for key, value in fields.items() if value is not None}
+    params = {key: value for key, value in params.items() if value is not None}
+    if "version" in params and attack is None and protocol.attack != "autoattack":
+        attack = "autoattack"
+    if attack is not None and attack != protocol.attack:
+        changes.update(attack=attack, attack_params={})
+    if params:
+        changes["attack_params"] = {**changes.get("attack_params", protocol.attack_params), **params}
+    if samples is not None:
+        changes["samples"] = samples or None
+    if health is not None:
+        changes["health_probe"] = (protocol.health_probe or 32) if health else 0
+    return protocol.override(**changes)

@@ -1,8 +1,9 @@
 """Jobs that more than one command does."""
 
+import os
 from pathlib import Path
 
-from tima.errors import DataError
+from tima.errors import DataError, RecipeError
 from tima.protocols import Protocol
 
 
@@ -23,8 +24,15 @@ def evaluate_run(
     batch_size: int = 250,
     gallery: int = 24,
     progress: bool = True,
+    device: str | None = None,
+    compile: bool = False,
+    reference: str | None = None,
 ) -> dict[str, str]:
     """Evaluate on several sets; a set that cannot be opened is reported and does not stop the others.
+
+    Args:
+        model_name, reference: names of models; the second is the undefended one that attack health compares with.
+        device: by default a GPU if there is one; among several processes each takes its own.
 
     Returns:
         `{name: why}` of the sets that could not be evaluated.
@@ -33,7 +41,9 @@ def evaluate_run(
     from tima.evaluate import evaluate, recipe_data
     from tima.models import load_model
 
+    place = find_device(device)
     model = load_model(model_name)
+    other = None if reference is None else load_model(reference)
     failed: dict[str, str] = {}
     for name in data:
         try:
@@ -51,5 +61,21 @@ def evaluate_run(
             progress=progress,
             model_name=model_name,
             train_data=recipe_data(Path(model_name)),
+            device=place,
+            compile=compile,
+            reference=other,
         )
     return failed
+
+
+def find_device(name: str | None) -> str:
+    """Where to work: what was asked for, else a GPU if there is one. `cuda` among several processes is each one's own."""
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(
+            "--device cuda: this machine has no GPU that torch can use. Leave --device out, or install torch for CUDA."
+        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    return f"cuda:{local % torch.cuda.device_count()}" if name == "cuda" else name
