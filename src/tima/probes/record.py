@@ -79,7 +79,7 @@ class ProbeResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    schema_: Literal["tima-probe/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["tima-probe/1"] = Field("tima-probe/1", alias="schema")
     probe: Literal["retrieval", "targeted", "text", "corruptions"]
     about: str = Field(description="what was measured, in one sentence")
     model: str

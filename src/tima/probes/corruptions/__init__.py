@@ -3,13 +3,16 @@
 Made with NumPy, SciPy and Pillow, deterministic for each image. `frost` uses a drawn texture (see `weather.py`).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from tima.errors import DataError, RecipeError
 from tima.probes.corruptions import blur, digital, noise, weather
 from tima.probes.corruptions.tables import TABLES
 
-CORRUPTIONS = {
+CORRUPTIONS: dict[str, Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]] = {
     "gaussian_noise": noise.gaussian_noise,
     "shot_noise": noise.shot_noise,
     "impulse_noise": noise.impulse_noise,
