@@ -8,12 +8,14 @@ import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 
 from tima.data.augment import augment
-from tima.errors import RecipeError
+from tima.errors import ModelError, RecipeError, TrainingError
 from tima.models import load_model
 from tima.pretrain import PretrainRecipe, pretrain
 from tima.pretrain.masked import encode_patches
 from tima.pretrain.recipe import ImageSource, Shape, Stage
 from tima.pretrain.sources import gather_pairs, gather_texts
+from tima.pretrain.stage import run_stage
+from tima.pretrain.student import save
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def recipe(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> PretrainRecip
             image_size=16, patch_size=4, vision_width=64, vision_layers=1, text_width=64, text_layers=1, vocab_size=700
         ),
         text=Stage(steps=4, batch_size=4, lr=1e-3, warmup_steps=1),
-        image=Stage(steps=6, batch_size=8, lr=1e-3, warmup_steps=1),
+        image=Stage(steps=6, batch_size=8, lr=1e-3, warmup_steps=1, ema=0.9),
         save_every=2,
         val=[f"{root / 'toy'}:train"],
     )
@@ -67,6 +69,77 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert whole.embed_dim == load_model(recipe.teacher).embed_dim
 
 
+def test_a_run_that_starts_from_a_model_keeps_its_text_tower(recipe: PretrainRecipe, tmp_path: Path) -> None:
+    first = load_model(pretrain(recipe, tmp_path / "first"))
+    second = recipe.model_copy(update={"start": str(tmp_path / "first")})
+    trained = load_model(pretrain(second, tmp_path / "second"))
+    for name, p in first.text_parameters().items():
+        assert p.equal(trained.text_parameters()[name]), name
+    assert not any(p.equal(trained.image_parameters()[name]) for name, p in first.image_parameters().items() if p.ndim > 1)
+    assert first.encode_text(["a photo of a cat."]).equal(trained.encode_text(["a photo of a cat."]))
+    stages = {json.loads(line)["stage"] for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"image"} and not (tmp_path / "second" / "text.pt").exists()
+    with pytest.raises(RecipeError, match="tokenizer of its own"):
+        from tima.config import validate
+
+        validate(PretrainRecipe, {**second.model_dump(), "tokenizer": "nano"}, "toy")
+
+
+def test_a_model_of_another_embedding_space_is_no_start(recipe: PretrainRecipe, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    other = build_tiny_clip(tokenizer)
+    other.backbone.visual_projection = torch.nn.Linear(32, 5, bias=False)
+    other.backbone.text_projection = torch.nn.Linear(32, 5, bias=False)
+    other.backbone.config.projection_dim = 5
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="embeds into 5 dimensions, the teacher into 24"):
+        pretrain(recipe.model_copy(update={"start": str(tmp_path / "other")}), tmp_path / "run")
+
+
+def test_what_a_stage_leaves_is_the_running_mean(tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Against the mean written out: decay min(0.2, (1 + t) / (10 + t)), of the weights that training went through."""
+    params = {"logit_scale": tiny_clip.backbone.logit_scale}
+    seen = [float(params["logit_scale"].detach())]
+
+    def loss_fn(step: int, g: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if step:
+            seen.append(float(params["logit_scale"].detach()))
+        return params["logit_scale"] ** 2, {}
+
+    stage = Stage(steps=4, batch_size=1, lr=0.1, warmup_steps=1, ema=0.2)
+    run_stage("image", stage, params, tiny_clip, loss_fn, tmp_path, seed=0, save_every=1)
+    left = float(params["logit_scale"].detach())
+    assert left == float(torch.load(tmp_path / "image.pt", weights_only=True)["model"]["logit_scale"])
+    (tmp_path / "plain").mkdir()
+    plain = Stage(steps=4, batch_size=1, lr=0.1, warmup_steps=1)
+    with torch.no_grad():
+        params["logit_scale"].fill_(seen[0])
+    run_stage("image", plain, params, tiny_clip, loss_fn, tmp_path / "plain", seed=0, save_every=1)
+    visited = [*seen[1:4], float(params["logit_scale"].detach())]  # after each of the four steps
+    mean = seen[0]
+    for t, value in enumerate(visited):
+        decay = min(0.2, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * value
+    assert left == pytest.approx(mean, abs=1e-6) and abs(left - visited[-1]) > 1e-3
+
+
+def test_float16_that_would_overflow_is_not_saved(tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for value in (7e4, float("nan")):
+        with torch.no_grad():
+            tiny_clip.backbone.visual_projection.weight[0, 0] = value
+        with pytest.raises(TrainingError, match=r"visual_projection\.weight"):
+            save(tiny_clip, tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_sources_are_drawn_by_their_weight(recipe: PretrainRecipe) -> None:
+    heavy = recipe.images[0].model_copy(update={"weight": 3.0})
+    pairs = gather_pairs(recipe.model_copy(update={"images": [heavy]}))
+    assert pairs.weight_N.tolist() == [3.0] * 32
+    captioned = gather_pairs(recipe.model_copy(update={"captions": ["pictures/captions.parquet"], "caption_weight": 2.0}))
+    assert len(captioned.weight_N) == len(captioned) and captioned.weight_N[:32].eq(1).all()
+    assert captioned.weight_N[32:].eq(2).all() and len(captioned) > 32
+
+
 def test_pairs_and_texts(recipe: PretrainRecipe) -> None:
     pairs = gather_pairs(recipe)
     assert len(pairs) == 4 * 8 and pairs.corpora == {"toy": 32} and set(pairs.text_N) == {"cat", "dog", "tree", "boat"}
@@ -84,6 +157,8 @@ def test_all_patches_kept_is_the_ordinary_tower(tiny_clip) -> None:  # type: ign
     torch.testing.assert_close(
         encode_patches(tiny_clip, pixels, 0.99, generator), tiny_clip.encode_image(pixels), atol=1e-5, rtol=0
     )
+    rough = encode_patches(tiny_clip, pixels, 1.0, generator, torch.bfloat16)
+    assert float((rough * tiny_clip.encode_image(pixels)).sum(-1).detach().min()) > 0.999 and rough.dtype == torch.float32
     assert not torch.allclose(encode_patches(tiny_clip, pixels, 0.5, generator), tiny_clip.encode_image(pixels), atol=1e-3)
 
 
@@ -94,10 +169,12 @@ def test_augmentation_is_keyed_and_stays_in_range() -> None:
     assert first.min() >= 0 and first.max() <= 1 and first.shape == pixels.shape
 
 
-def test_the_shipped_recipe_is_valid() -> None:
+@pytest.mark.parametrize("name", ["nano", "nano-first"])
+def test_the_shipped_recipes_are_valid(name: str) -> None:
     from tima.config import load_yaml, validate
 
-    shipped = validate(PretrainRecipe, load_yaml("nano"), "nano")
+    shipped = validate(PretrainRecipe, load_yaml(name), name)
     assert not any(source.data.split(":")[0] == "cifar10" for source in shipped.images)  # held out of everything
+    assert (shipped.start is None) == (name == "nano-first")
     with pytest.raises(RecipeError, match="no such setting"):
-        validate(PretrainRecipe, {**load_yaml("nano"), "learning": 1}, "nano")
+        validate(PretrainRecipe, {**load_yaml(name), "learning": 1}, name)

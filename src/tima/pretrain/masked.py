@@ -7,19 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tima.models import lean
 from tima.models.hugging_face import HuggingFaceEncoder
 
 
-def encode_patches(student: HuggingFaceEncoder, image_BCHW: Tensor, keep: float, generator: torch.Generator) -> Tensor:
-    """Unit-norm embeddings `B x D` from a random `keep` of each picture's patches (all of them at 1)."""
-    if keep >= 1:
-        return student.encode_image(image_BCHW)
-    clip = student.backbone
-    tower = clip.vision_model
-    hidden_BND = tower.embeddings((image_BCHW - student.mean_C11) / student.std_C11)
-    B, N = len(hidden_BND), hidden_BND.shape[1] - 1
-    chosen_BK = torch.rand(B, N, generator=generator).to(hidden_BND.device).topk(max(1, round(keep * N)), dim=1).indices + 1
-    index_BK = torch.cat([torch.zeros(B, 1, dtype=torch.long, device=chosen_BK.device), chosen_BK], dim=1)
-    hidden_BKD = hidden_BND.gather(1, index_BK[:, :, None].expand(-1, -1, hidden_BND.shape[-1]))
-    hidden_BKD = tower.encoder(inputs_embeds=tower.pre_layrnorm(hidden_BKD)).last_hidden_state
-    return F.normalize(clip.visual_projection(tower.post_layernorm(hidden_BKD[:, 0])).float(), dim=-1)
+def encode_patches(
+    student: HuggingFaceEncoder,
+    image_BCHW: Tensor,
+    keep: float,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Unit-norm embeddings `B x D` from a random `keep` of each picture's patches (all of them at 1).
+
+    The weights are arranged anew at every call, as they change with every step; gradients reach the model's own.
+
+    Args:
+        dtype: of the matrix products; the patch embedding and the projection are always fp32.
+    """
+    weights = lean.gather_weights(student, dtype)
+    keep_BK = None
+    if keep < 1:
+        N = len(weights.position_NW) - 1
+        order_BN = torch.rand(len(image_BCHW), N, generator=generator)
+        keep_BK = order_BN.topk(max(1, round(keep * N)), dim=1).indices.to(image_BCHW.device)
+    return F.normalize(lean.image_features(weights, image_BCHW, keep_BK), dim=-1)

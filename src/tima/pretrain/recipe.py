@@ -1,6 +1,6 @@
 """Every setting of a pre-training run. Stored with the run as `recipe.yaml`."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Strict(BaseModel):
@@ -12,6 +12,7 @@ class ImageSource(_Strict):
 
     data: str = Field(description="as for --data: a name or a folder, with ':train' for the split")
     per_class: int | None = Field(default=None, description="at most this many pictures of each class, seeded")
+    weight: float = Field(default=1.0, gt=0, description="how often one of its pictures is drawn, relative to the others'")
 
 
 class Shape(_Strict):
@@ -35,6 +36,9 @@ class Stage(_Strict):
     lr: float
     weight_decay: float = 0.05
     warmup_steps: int = 200
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of a running mean of the weights, which is what is kept; 0: none"
+    )
 
 
 class PretrainRecipe(_Strict):
@@ -42,8 +46,14 @@ class PretrainRecipe(_Strict):
 
     teacher: str = Field(description="folder of a pre-trained dual encoder; both towers are distilled from it")
     teacher_image_size: int | None = Field(default=None, description="pixels the teacher sees; None takes its own size")
+    start: str | None = Field(
+        default=None,
+        description="a model distilled from this teacher: nano, a run or a folder. Its text tower is kept as it is (so "
+        "there is no text stage) and its image tower trained on; shape, text and tokenizer are not used. None: random weights",
+    )
     images: list[ImageSource]
     captions: list[str] = Field(default=[], description="parquet files with image and caption columns and no label")
+    caption_weight: float = Field(default=1.0, gt=0, description="as `weight` of an image source, for all of `captions`")
     nouns: str | None = Field(default=None, description="text file, one noun a line, most used first")
     sentences: str | None = Field(default=None, description="text file, one sentence a line")
     tokenizer: str | None = Field(default=None, description="folder of a tokenizer, or nano; None learns one from the texts")
@@ -75,3 +85,9 @@ class PretrainRecipe(_Strict):
     seed: int = 0
     save_every: int = 200
     val: list[str] = Field(default=[], description="sets scored (zero-shot) while training; never used to choose anything")
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "PretrainRecipe":
+        if self.start is not None and self.tokenizer is not None:
+            raise ValueError(f"start: {self.start} brings a tokenizer of its own. Leave tokenizer out, or start.")
+        return self

@@ -28,6 +28,7 @@ class Pairs:
     decode_at: Callable[[int, int], Tensor]
     class_names: list[str]
     spans: dict[str, range]  # the pictures of each source, in order
+    weight_N: Tensor  # how often each is drawn, up to a factor
 
     @property
     def corpora(self) -> dict[str, int]:
@@ -50,6 +51,7 @@ def gather_pairs(recipe: PretrainRecipe) -> Pairs:
     readers: list[Callable[[int], bytes | Path]] = []
     class_names: dict[str, None] = {}
     spans: dict[str, range] = {}
+    weights: list[float] = []
     for source in recipe.images:
         first = len(texts)
         images = find_data(source.data)
@@ -62,6 +64,7 @@ def gather_pairs(recipe: PretrainRecipe) -> Pairs:
             is_caption.append(bool(caption))
             readers.append(lambda _, i=i, read=images.read: read(i))  # type: ignore[misc]
         spans[images.name] = range(first, len(texts))
+        weights += [source.weight] * len(keep)
     for file in recipe.captions:
         first = len(texts)
         path = Path(file) if Path(file).is_file() else embedded_folder() / file
@@ -72,7 +75,10 @@ def gather_pairs(recipe: PretrainRecipe) -> Pairs:
             is_caption.append(True)
             readers.append(lambda _, i=i, column=column: column[i].as_py()["bytes"])  # type: ignore[misc]
         spans[path.stem] = range(first, len(texts))
-    return Pairs(texts, is_caption, lambda i, size: decode(readers[i](i), size), list(class_names), spans)
+        weights += [recipe.caption_weight] * len(captions)
+    return Pairs(
+        texts, is_caption, lambda i, size: decode(readers[i](i), size), list(class_names), spans, torch.tensor(weights)
+    )
 
 
 def text_digest(texts: list[str]) -> str:

@@ -1,0 +1,106 @@
+"""One stage of the pre-training: AdamW with warm-up and cosine, checkpoints, a running mean of the weights."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from tima._files import atomic_path
+from tima.averaging import Averages
+from tima.models.hugging_face import HuggingFaceEncoder
+from tima.pretrain.recipe import Stage
+
+LossFn = Callable[[int, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+console = Console()
+
+
+def stage_step(out: Path, name: str) -> int:
+    """How many steps of a stage are done."""
+    file = out / f"{name}.pt"
+    return int(torch.load(file, weights_only=True)["step"]) if file.is_file() else 0
+
+
+def run_stage(
+    name: str,
+    stage: Stage,
+    params: dict[str, nn.Parameter],
+    student: HuggingFaceEncoder,
+    loss_fn: LossFn,
+    out: Path,
+    *,
+    seed: int,
+    save_every: int,
+    score: Callable[[str], float] | None = None,
+    val: Sequence[str] = (),
+) -> None:
+    """Run or resume. Leaves the running mean in `params` where the stage has one (`stage.ema`), else the last weights.
+
+    Args:
+        loss_fn: `(step, generator) -> loss, terms`; all its random numbers come from `generator`, which `step` keys.
+        score: accuracy in percent on one of `val`; asked five checkpoints apart, of the weights that would be kept.
+    """
+    file = out / f"{name}.pt"
+    for other in student.backbone.parameters():
+        other.requires_grad_(False)
+    decay = [p.requires_grad_(True) for p in params.values() if p.ndim > 1]
+    plain = [p.requires_grad_(True) for p in params.values() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), eps=1e-6)
+    step, state = 0, {}
+    if file.is_file():
+        state = torch.load(file, weights_only=True)
+        student.backbone.load_state_dict(state["model"], strict=False)
+        step = state["step"]
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+    averages = Averages(params, stage.ema, mix=1.0)
+    if "averages" in state:
+        averages.load_state(state["averages"])
+    log = (out / "metrics.jsonl").open("a", encoding="utf-8")
+    began, first = time.time(), step
+    while step < stage.steps:
+        warm = min(1.0, (step + 1) / max(1, stage.warmup_steps))
+        for group in optimizer.param_groups:
+            group["lr"] = stage.lr * warm * 0.5 * (1 + math.cos(math.pi * step / stage.steps))
+        loss, terms = loss_fn(step, torch.Generator().manual_seed((seed + 1) * 1_000_003 + step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(params.values()), 1.0)
+        optimizer.step()
+        if "logit_scale" in params:
+            params["logit_scale"].data.clamp_(max=math.log(100))
+        averages.update(step)
+        step += 1
+        if step % save_every == 0 or step == stage.steps:
+            record = {
+                "stage": name,
+                "step": step,
+                "loss": float(loss.detach()),
+                **{term: float(value.detach()) for term, value in terms.items()},
+                "items_per_s": round((step - first) * stage.batch_size / (time.time() - began), 1),
+            }
+            if score is not None and (step % (5 * save_every) == 0 or step == stage.steps):
+                with averages.applied():
+                    record |= {d: score(d) for d in val}
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            console.print(record)
+            if step < stage.steps:
+                state = {"model": _weights(student), "step": step, "averages": averages.state()}
+                state["optimizer"] = optimizer.state_dict()
+            else:
+                with averages.applied():
+                    state = {"model": _weights(student), "step": step}
+                student.backbone.load_state_dict(state["model"], strict=False)
+            with atomic_path(file) as part:
+                torch.save(state, part)
+    log.close()
+
+
+def _weights(student: HuggingFaceEncoder) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in student.backbone.named_parameters()}
