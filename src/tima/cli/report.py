@@ -1,6 +1,6 @@
 """`tima report`: stored results as one page to show, or as one table."""
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from tima.cli.common import stdout
 from tima.errors import ResultError
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """What `--format` takes."""
 
     html = "html"

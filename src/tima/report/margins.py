@@ -11,9 +11,9 @@ from tima.report.tables import Table
 
 NOTE = (
     "Margin: the label's logit minus the largest other one. Correlation: Pearson's, of an image's margin with the cosine of "
-    "its class text to the nearest other one; below 0, look-alike classes keep smaller margins. Fall: how much lower the margin "
-    "is at the largest eps than at the smallest, mean ± standard deviation over the images that withstand both. An attack stops "
-    "at an image once it is broken, so broken images gather just below 0."
+    "its class text to the nearest other one; below 0, look-alike classes keep smaller margins. Fall: how much lower the "
+    "margin is at the largest eps than at the smallest, mean ± standard deviation over the images that withstand both. "
+    "An attack stops at an image once it is broken, so broken images gather just below 0."
 )
 
 
