@@ -124,6 +124,28 @@ def test_another_batch_size_may_go_on(
     assert counts(resumed) == counts(evaluate(tiny_clip, data, PROTOCOL, **EVALUATION))
 
 
+def test_another_number_of_processes_may_go_on(
+    tiny_clip: HuggingFaceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_health: None
+) -> None:
+    """What the second of two processes left is taken up by one."""
+    data, seen = agreeing_set(tiny_clip, 20), 0
+
+    def plug(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 4:  # one block finished, one between its two attacks
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: two_stages(plug))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_clip, data, PROTOCOL, out=tmp_path, **EVALUATION)
+    (begun,) = (tmp_path / "results").glob(".*.work/0.0.*.begun")
+    begun.rename(begun.with_name(begun.name.replace("0.0.", "0.1.", 1)))
+    resumed = evaluate(tiny_clip, data, PROTOCOL, out=tmp_path, **EVALUATION)
+    monkeypatch.setattr("tima.evaluate.find_stages", lambda *_: two_stages())
+    assert comparable(resumed) == comparable(evaluate(tiny_clip, data, PROTOCOL, **EVALUATION))
+
+
 def test_memory_is_bounded_by_blocks() -> None:
     assert Limits(250).block((3, 224, 224)) == (256 << 20) // (3 * 224 * 224 * 4) == 445
     assert Limits(600).block((3, 224, 224)) == 600  # never less than a batch

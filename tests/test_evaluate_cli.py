@@ -1,0 +1,96 @@
+"""`tima evaluate` and `tima protocols`: what the options do to the protocol, and what stands in the files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import build_tiny_clip, make_image_set, write_image_folder
+from typer.testing import CliRunner
+
+from tima.cli import app
+from tima.cli.evaluate import _changed, _version
+from tima.cli.jobs import find_device
+from tima.errors import RecipeError
+from tima.protocols import Protocol, load_protocol
+from tima.results import load_results
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def changed(
+    protocol: str, attack: str | None = None, samples: int | None = None, health: bool | None = None, **words: Any
+) -> Any:
+    keys = ("version", "steps", "restarts", "queries")
+    params = {key: words.pop(key, None) for key in keys}
+    return _changed(load_protocol(protocol), attack, params, words, samples, health)
+
+
+def test_options_change_what_they_name_and_nothing_else() -> None:
+    standard = load_protocol("standard")
+    assert changed("standard", samples=1000, eps=None) == standard
+    assert changed("standard", samples=0).samples is None
+    assert changed("pgd", steps=7).attack_params == {"steps": 7, "restarts": 1, "loss": "ce"}
+    assert changed("standard", queries=100).attack_params == {"version": "standard", "queries": 100}
+    other = changed("standard", attack="pgd", steps=3)
+    assert (other.attack, other.attack_params, other.name) == ("pgd", {"steps": 3}, "custom")
+    assert changed("pgd", version="rand").attack == "autoattack"
+    assert changed("pgd", eps="0.5,2", norm="l_2").eps == [0.5, 2.0]
+    quiet = changed("standard", health=False)
+    assert (quiet.health_probe, quiet.name, quiet.sha256) == (0, "standard", standard.sha256)
+    assert changed("demo", health=True).health_probe == 32
+    with pytest.raises(RecipeError, match="model input"):
+        changed("pgd", pixel_grid="screen")
+
+
+def test_versions_are_names_or_stages() -> None:
+    assert _version("plus") == "plus"
+    assert _version("apgd-ce, apgd-t") == ["apgd-ce", "apgd-t"]
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert find_device(None) == "cpu"
+    with pytest.raises(RecipeError, match="--device cuda"):
+        find_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert (find_device(None), find_device("cuda:0"), find_device("cpu")) == ("cuda:1", "cuda:0", "cpu")
+
+
+def test_evaluate_with_an_ensemble_leaves_each_attack_in_the_record(tokenizer: Any, tmp_path: Path) -> None:
+    build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
+    write_image_folder(make_image_set(n=32, classes=8), tmp_path / "toy" / "test")
+    words = ["--model", tmp_path / "model", "--data", tmp_path / "toy", "--protocol", "standard", "--no-health"]
+    words += ["--samples", 20, "--eps", "0.2/255,1/255", "--steps", 4, "--queries", 30, "--out", tmp_path / "run", "--quiet"]
+    out = run("evaluate", *words)
+    (result,) = load_results(tmp_path / "run")
+    assert "Results:" in out and result.complete and result.n == 20
+    assert result.attack == "apgd-ce + apgd-t + fab-t + square"  # shortened, so it is not called AutoAttack
+    for row in result.robust:
+        assert [attack.name for attack in row.attacks] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+        assert row.attacks[0].attacked == row.n - row.already_broken
+        for earlier, later in zip(row.attacks, row.attacks[1:], strict=False):
+            assert later.attacked == (earlier.attacked or 0) - earlier.broken
+        assert row.attacks[3].backwards == 0  # Square sees logits only
+        assert row.broken_8bit is not None
+    assert run("evaluate", *words).count("Results:") == 1  # complete: nothing is done again
+
+
+def test_protocols_are_listed_shown_checked_and_described(tmp_path: Path) -> None:
+    assert all(name in run("protocols") for name in ("standard@1", "fare-aa@1", "tecoa-pgd@1", "pgd@1"))
+    shown = run("protocols", "standard")
+    assert "autoattack" in shown and load_protocol("standard").sha256 in shown.replace("\n", "")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"name": "mine", "version": 2, "attack": "pgd", "eps": "4/255"}))
+    assert "mine@2" in run("protocols", "--check", mine)
+    mine.write_text(yaml.safe_dump({"name": "mine", "version": 0, "attack": "pgd", "eps": "4"}))
+    with pytest.raises(RecipeError, match=r"(?s)version: .*eps: .*'4/255'"):
+        run("protocols", "--check", mine)
+    run("protocols", "--schemas", tmp_path / "schemas")
+    assert sorted(path.name for path in (tmp_path / "schemas").iterdir()) == ["protocol.schema.json", "result.schema.json"]
