@@ -44,8 +44,8 @@ def report(
     if protocols is not None:
         if style is Format.html:
             raise ResultError("--compare-protocols makes a table: take --format markdown, csv or latex.")
-        chosen = style or Format.markdown
-        page, tables = write_protocols(protocols, out or protocols / f"protocols{SUFFIX[chosen.value]}", chosen.value)
+        name = (style or Format.markdown).value
+        page, tables = write_protocols(protocols, out or protocols / f"protocols{SUFFIX[name]}", name)
         for table in tables:
             stdout().print(table)
     else:

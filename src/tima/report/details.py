@@ -60,7 +60,8 @@ def results_of(comparison: Comparison, block: Block) -> list[tuple[Run, Stored]]
 
 def health_table(pairs: list[tuple[Run, Stored]]) -> Table | None:
     """A row for each indicator of each robust number."""
-    rows, alarms = [], set()
+    rows: list[list[str]] = []
+    alarms: set[int] = set()
     for run, stored in pairs:
         for robust in stored.record.robust:
             health = robust.health

@@ -18,11 +18,11 @@ def margin_figures(comparison: Comparison, pairs: list[tuple[Run, Stored]]) -> l
     """(column, SVG) of every column that has margins; no ids inside, colours from the page."""
     columns: list[list[tuple[Run, Margins]]] = []
     for eps in (None, *comparison.eps):
-        found = []
+        found: list[tuple[Run, Margins]] = []
         for run, stored in pairs:
             robust = next((row for row in stored.record.robust if row.eps == eps), None)
             margins = stored.record.clean.margins if eps is None else robust.margins if robust else None
-            found += [(run, margins)] if margins is not None and sum(margins.counts) else []
+            found += [(run, margins)] if margins is not None and any(margins.counts) else []
         columns.append(found)
     every = [margins for column in columns for _, margins in column]
     if not every or any(margins.edges != every[0].edges for margins in every):
