@@ -215,8 +215,36 @@ def test_bf16_attacks_are_judged_in_fp32(tiny_clip: HuggingFaceEncoder, tmp_path
     half = evaluate(tiny_clip, data, protocol_for(), precision="bf16", progress=False)
     full = evaluate(tiny_clip, data, protocol_for(), precision="fp32", progress=False)
     assert half.protocol["precision"] == "bf16"
-    assert half.clean.correct_per_class == full.clean.correct_per_class
+    assert half.clean == full.clean  # to the last digit: the judge is the same
     assert abs(counts(half)[2] - counts(full)[2]) <= 3
+
+
+def test_what_attacks_call_is_the_fast_model_and_what_judges_is_not(
+    tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`attack_model` is asked for bf16 and for compiling, its notes reach the result, and its answers never count."""
+    asked: list[tuple[str, bool]] = []
+
+    class Broken:
+        """Calls everything class 0; only `exact` tells the truth."""
+
+        def __init__(self, classifier: ZeroShotClassifier) -> None:
+            self.exact, self.notes = classifier, ["not compiled: there is no compiler"]
+
+        def __call__(self, image: torch.Tensor) -> torch.Tensor:
+            return self.exact(image) * 0 + torch.tensor([9.0, *[0.0] * 5])
+
+    def attack_model(classifier: ZeroShotClassifier, precision: str, compile: bool) -> Broken:
+        asked.append((precision, compile))
+        return Broken(classifier)
+
+    monkeypatch.setattr("tima.models.fast.attack_model", attack_model)
+    data, protocol = agreeing_set(tiny_clip), protocol_for(eps="1/10200")
+    for words in ({"precision": "bf16"}, {"compile": True}):
+        result = evaluate(tiny_clip, data, protocol, progress=False, **words)  # type: ignore[arg-type]
+        assert result.fallbacks == ["not compiled: there is no compiler"]
+        assert counts(result)[1] >= 20  # the fast model calls nearly all of them broken
+    assert asked == [("bf16", False), ("fp32", True)]
 
 
 def test_stages_attack_only_what_is_left_and_count_what_they_break(

@@ -24,7 +24,7 @@ def run(*words: object) -> str:
 
 def changed(
     protocol: str, attack: str | None = None, samples: int | None = None, health: bool | None = None, **words: Any
-) -> Any:
+) -> Protocol:
     keys = ("version", "steps", "restarts", "queries")
     params = {key: words.pop(key, None) for key in keys}
     return _changed(load_protocol(protocol), attack, params, words, samples, health)

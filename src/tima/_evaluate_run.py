@@ -113,7 +113,8 @@ def _robust(
         fill_gallery(judge, arrays, step)
         row.health = assess_step(judge, result, row, step, arrays, gradients, reference)
         result.robust.append(row)
-        result.fallbacks.extend(judge.limits.fallbacks)
+        notes = [note for note in judge.subject.notes if note not in result.fallbacks]
+        result.fallbacks.extend([*notes, *judge.limits.fallbacks])
         judge.limits.fallbacks = []
         result.wall_time_s = round(result.wall_time_s + row.wall_time_s + time.perf_counter() - started, 3)
         result.complete = step + 1 == len(plan.protocol.eps)

@@ -6,7 +6,7 @@ Shapes: `B` images, `C` channels or classes, `D` embedding width.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Subject:
         autocast: attacks run under bf16 autocast, for want of a faster way.
         text_CD: class embeddings, where there are any.
         logit_scale: the temperature's inverse, where there is one.
+        notes: what the fast way of attacking could not do as asked.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Subject:
     autocast: bool = False
     text_CD: Tensor | None = None
     logit_scale: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def zero_shot_subject(
@@ -46,10 +48,16 @@ def zero_shot_subject(
 ) -> Subject:
     """A dual encoder with its class texts. Call it inside `as_judged`."""
     classifier = ZeroShotClassifier(model, class_names, templates)
-    attacked, autocast = _attacked(classifier, precision, compile)
-    device = classifier.text_CD.device
-    scale = float(model.logit_scale.detach())
-    return Subject(model.name, classifier, attacked, device, autocast, classifier.text_CD, scale)
+    attacked = _attacked(classifier, precision, compile)
+    return Subject(
+        model.name,
+        classifier,
+        attacked,
+        classifier.text_CD.device,
+        text_CD=classifier.text_CD,
+        logit_scale=float(model.logit_scale.detach()),
+        notes=getattr(attacked, "notes", []),
+    )
 
 
 def plain_subject(logits_fn: LogitsFn, name: str, device: torch.device, precision: str) -> Subject:
@@ -57,15 +65,13 @@ def plain_subject(logits_fn: LogitsFn, name: str, device: torch.device, precisio
     return Subject(name, logits_fn, logits_fn, device, autocast=precision == "bf16")
 
 
-def _attacked(classifier: ZeroShotClassifier, precision: str, compile: bool) -> tuple[Any, bool]:
-    """What attacks call, and whether it needs autocast."""
+def _attacked(classifier: ZeroShotClassifier, precision: str, compile: bool) -> Any:
+    """What attacks call."""
     if precision == "fp32" and not compile:
-        return classifier, False
-    try:
-        from tima.models.fast import attack_model
-    except ImportError:
-        return classifier, precision == "bf16"
-    return attack_model(classifier, precision, compile), False
+        return classifier
+    from tima.models.fast import attack_model
+
+    return attack_model(classifier, precision, compile)
 
 
 def device_of(logits_fn: LogitsFn) -> torch.device:
@@ -104,7 +110,7 @@ def checkpoint_sha256(logits_fn: LogitsFn, checkpoint: str | None, kept: bool) -
 
 
 @contextmanager
-def as_judged(model: Any, precision: str) -> Iterator[None]:
+def as_judged(model: Any) -> Iterator[None]:
     """Evaluation mode, weights without gradients, true fp32 arithmetic; everything as before afterwards."""
     module = model if isinstance(model, nn.Module) else nn.Identity()
     modes = {part: part.training for part in module.modules()}
@@ -113,15 +119,11 @@ def as_judged(model: Any, precision: str) -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     module.eval().requires_grad_(False)
-    slow_fused = isinstance(model, DualEncoder) and precision == "bf16" and next(model.parameters()).device.type == "cpu"
-    attention = model.use_attention("eager") if slow_fused else ""
     try:
         yield
     finally:
         for part, mode in modes.items():
             part.training = mode
-        if attention:
-            model.use_attention(attention)
         for parameter, flag in zip(module.parameters(), wanted, strict=True):
             parameter.requires_grad_(flag)
         torch.set_float32_matmul_precision(matmul)

@@ -103,7 +103,7 @@ def evaluate(
         other = zero_shot_subject(reference, data.class_names, templates, "fp32", False)
         return found, Resized(other.exact, reference.image_size)
 
-    with as_judged(model, protocol.precision), as_judged(reference, "fp32"):
+    with as_judged(model), as_judged(reference):
         return run(Plan(fresh, SetSource(images), protocol, stages, subject, out, batch_size, gallery, progress))
 
 
@@ -150,7 +150,7 @@ def evaluate_classifier(
     side = data.image_size if isinstance(data, ImageSet) else 0
     source = as_source(_on_grid(data, protocol, side) if isinstance(data, ImageSet) else data, data_name, class_names)
     found = _behind_resize(plain_subject(logits_fn, name, place, protocol.precision), source.shape[2], side or source.shape[2])
-    with as_judged(logits_fn, protocol.precision), as_judged(reference, "fp32"):
+    with as_judged(logits_fn), as_judged(reference):
         if not source.class_names:
             loaded = source.load(torch.arange(1))
             source.class_names = [str(c) for c in range(exact_logits(found, loaded.image_BCHW, source.name).shape[1])]
