@@ -78,6 +78,8 @@ def test_a_run_that_starts_from_a_model_keeps_its_text_tower(recipe: PretrainRec
     assert not any(p.equal(trained.image_parameters()[name]) for name, p in first.image_parameters().items() if p.ndim > 1)
     assert first.encode_text(["a photo of a cat."]).equal(trained.encode_text(["a photo of a cat."]))
     stages = {json.loads(line)["stage"] for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()}
+    config = json.loads((tmp_path / "second" / "model" / "config.json").read_text())
+    assert config["dtype"] == "float16" and not any(config[t].get("dtype") for t in ("text_config", "vision_config"))
     assert stages == {"image"} and not (tmp_path / "second" / "text.pt").exists()
     with pytest.raises(RecipeError, match="tokenizer of its own"):
         from tima.config import validate

@@ -65,10 +65,12 @@ def how(recipe: dict[str, Any], first: Path | None, note: str) -> str:
     some = [s for s in before["images"] if s.get("per_class")]
     fewer = "".join(f" ({s['data'].split(':')[0]}: {s['per_class']} pictures a class)" for s in some)
     return f"""How, in two runs. The first (`tima pretrain --recipe nano-first`), from random weights:
-{before["text"]["steps"]:,} steps of text distillation, then {image(before)}{fewer}.
+{before["text"]["steps"]:,} steps of text distillation, then
+{image(before)}{fewer}.
 The second (`--recipe nano`) **started from the first one's weights** (sha256 `{sha256_file(weights(first))}`),
-kept the text tower as it was, and trained the image tower on: {image(recipe)},
-on all pictures above; what is kept is the running mean of the weights (decay {recipe["image"]["ema"]}).
+kept the text tower as it was, and trained the image tower on:
+{image(recipe)}, on all pictures above;
+what is kept is the running mean of the weights (decay {recipe["image"]["ema"]}).
 {note}
 Recipes: `first-recipe.yaml` and `recipe.yaml` beside this file; logs: `first-metrics.jsonl` and `metrics.jsonl`."""
 
@@ -185,6 +187,8 @@ def main() -> None:
             shutil.copy(args.first / "recipe.yaml", folder / "first-recipe.yaml")
             shutil.copy(args.first / "metrics.jsonl", folder / "first-metrics.jsonl")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+        for file in folder.iterdir():
+            file.chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ def save(student: HuggingFaceEncoder, out: Path) -> Path:
     for name, p in student.backbone.named_parameters():
         if not bool((p.detach().abs() <= largest).all()):  # NaN compares false
             raise TrainingError(f"{name} has values that float16 cannot hold. Train again with a smaller lr.")
+    for tower in (student.backbone.config.text_config, student.backbone.config.vision_config):
+        tower.dtype = None  # a model that was loaded in fp32 has it written there, and the file is float16
     with atomic_folder(out / "model") as folder:
         student.backbone.half()
         student.save_pretrained(folder)
