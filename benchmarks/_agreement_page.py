@@ -1,0 +1,99 @@
+"""`docs/agreement.md` out of the outcomes that `agreement.py` left."""
+
+from collections import defaultdict
+from typing import Any
+
+LIMITS = {"standard": 0.4}  # points of robust accuracy; 1 point for single attacks
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """Markdown: criteria first, then a table for each model."""
+    groups: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        groups[record["model"], record["fingerprint"], record["n"]][record["attack"]].append(record)
+    verdicts: list[str] = []
+    tables: list[str] = []
+    for (model, fingerprint, n), by_attack in sorted(groups.items()):
+        clean = next((r["clean_accuracy"] for rs in by_attack.values() for r in rs if "error" not in r), float("nan"))
+        tables.append(f"\n## {model}: n = {n}, clean {100 * clean:.1f} %, fingerprint `{fingerprint}`\n")
+        tables.append(
+            "| attack | library | robust % | ours - theirs | differ | broken by them only | s | forwards | backwards |"
+        )
+        tables.append("|---|---|---|---|---|---|---|---|---|")
+        gaps: list[float] = []
+        for attack in sorted(by_attack, key=_order):
+            rows, attack_gaps = _rows(attack, by_attack[attack], n)
+            tables += rows
+            gaps += attack_gaps
+            limit = LIMITS.get(attack, 1.0)
+            if attack_gaps:
+                worst = max(attack_gaps, key=abs)
+                verdicts.append(f"| {model} | {attack} | {worst:+.1f} | {limit} | {_word(abs(worst) <= limit + 1e-9, worst)} |")
+        if gaps:
+            mean = sum(gaps) / len(gaps)
+            verdicts.append(f"| {model} | mean of all | {mean:+.2f} | 0 | {'not weaker' if mean <= 1e-9 else 'weaker'} |")
+    head = [
+        "# Agreement with the originals",
+        "",
+        "Our attacks and those of other libraries on the same model, images and budget, judged alike: by the fp32 model, and",
+        "broken only within eps and [0, 1]. Made by `benchmarks/agreement.py` from `benchmarks/results/agreement`;",
+        "the settings are in `benchmarks/_peers.py`. A negative difference means that ours leaves fewer images standing, so is",
+        'the stronger. "differ" counts images that stand under one and fall under the other. Random numbers differ between',
+        "libraries, so some always do. Images that are wrong when clean count as broken and are not attacked.",
+        "",
+        *_versions(records),
+        "",
+        "## Criteria",
+        "",
+        "| model | attack | largest difference in points | allowed | |",
+        "|---|---|---|---|---|",
+        *verdicts,
+    ]
+    return "\n".join(head + tables) + "\n"
+
+
+def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str], list[float]]:
+    """A row for each library and seed; the difference to ours of the same seed."""
+    rows, gaps = [], []
+    mine = {r["seed"]: r for r in records if r["library"] == "tima"}
+    for r in sorted(records, key=lambda r: (not r["library"].startswith("tima"), r["library"], r["seed"])):
+        name = f"{attack} ({_eps(r)}{_budget(r)})"
+        if "error" in r:
+            rows.append(f"| {name} | {r['library']} | failed: {r['error']} | | | | {r['seconds']} | | |")
+            continue
+        gap = differ = only = ""
+        own = mine.get(r["seed"])
+        if own is not None and own is not r:
+            points = 100 * (own["accuracy"] - r["accuracy"])
+            pairs = list(zip(own["standing"], r["standing"], strict=True))
+            differ, only = str(sum(a != b for a, b in pairs)), str(sum(a == "1" and b == "0" for a, b in pairs))
+            gap = f"{points:+.1f}"
+            if not r["library"].startswith("tima"):
+                gaps.append(points)
+        rows.append(
+            f"| {name} | {r['library']} | {100 * r['accuracy']:.1f} | {gap} | {differ} | {only} | {r['seconds']:.0f} "
+            f"| {r['forwards']:,} | {r['backwards']:,} |"
+        )
+    return rows, gaps
+
+
+def _word(met: bool, worst: float) -> str:
+    return "met" if met else "not met: ours is stronger" if worst < 0 else "not met: ours is weaker"
+
+
+def _eps(record: dict[str, Any]) -> str:
+    return f"{record['eps'] * 255:.3g}/255" if record["norm"] == "l_inf" else f"l_2 {record['eps']:.3g}"
+
+
+def _budget(record: dict[str, Any]) -> str:
+    return "".join(f", {key} {value}" for key, value in record["budget"].items())
+
+
+def _versions(records: list[dict[str, Any]]) -> list[str]:
+    found = sorted({f"{name} {number}" for r in records for name, number in r.get("versions", {}).items()})
+    return [f"Versions: {', '.join(found)}."] if found else []
+
+
+def _order(attack: str) -> int:
+    known = ["standard", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", "pgd", "fgsm", "mi-fgsm", "cw"]
+    return known.index(attack) if attack in known else len(known)
