@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow agreement bench lint clean
 
 setup:
 	@$(PYTHON) tools/setup_env.py --venv $(VENV)
@@ -17,6 +17,13 @@ test: setup
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
+
+# compared with other libraries, which benchmarks/README.md says how to install
+agreement: setup
+	@$(BIN)/python benchmarks/agreement.py
+
+bench: setup
+	@$(BIN)/python benchmarks/attacks.py --model nano
 
 lint: setup
 	@$(BIN)/ruff check .
