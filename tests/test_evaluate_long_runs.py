@@ -211,9 +211,9 @@ def test_other_errors_are_no_shortage_of_memory() -> None:
 @pytest.mark.slow
 def test_sigkill_anywhere_changes_nothing(tokenizer: Any, tmp_path: Path) -> None:
     build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
-    write_image_folder(make_image_set(n=120, classes=6), tmp_path / "toy" / "test")
-    words = ["evaluate", "--model", tmp_path / "model", "--data", tmp_path / "toy", "--steps", 60, "--eps", "1/255,2/255"]
-    words += ["--batch-size", 2, "--quiet", "--no-health"]
+    write_image_folder(make_image_set(n=240, classes=6), tmp_path / "toy" / "test")
+    words = ["evaluate", "--model", tmp_path / "model", "--data", tmp_path / "toy", "--steps", 60, "--eps", "0.1/255,2/255"]
+    words += ["--batch-size", 1, "--quiet", "--no-health"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(out: str) -> list[str]:
@@ -222,13 +222,13 @@ def test_sigkill_anywhere_changes_nothing(tokenizer: Any, tmp_path: Path) -> Non
 
     subprocess.run(command("whole"), check=True, env=environment, stdout=subprocess.DEVNULL)
     kills = 0
-    for files in (2, 5, 9):  # so many finished blocks have been seen
+    for files in (1, 2):  # so many finished blocks of the first eps have been seen
         process = subprocess.Popen(command("cut"), env=environment, stdout=subprocess.DEVNULL)
-        while process.poll() is None and len(list(tmp_path.glob("cut/results/.*.work/*.block"))) < files:
+        while process.poll() is None and len(list(tmp_path.glob("cut/results/.*.work/0.*.block"))) < files:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-    assert kills >= 2, "the run was over before it was killed"
+    assert kills, "the run was over before it was killed"
     subprocess.run(command("cut"), check=True, env=environment, stdout=subprocess.DEVNULL)
     (whole,) = (tmp_path / "whole" / "results").glob("*.json")
     cut = tmp_path / "cut" / "results" / whole.name
