@@ -3,6 +3,7 @@
 Shapes: `B` images, `C` channels, `H, W` pixels.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,14 +29,21 @@ def check_attack(
     eot_iter: int = 1,
 ) -> None:
     """Raise `DataError` for images and labels, `RecipeError` for parameters that cannot be meant."""
+    if not (isinstance(image_BCHW, Tensor) and isinstance(label_B, Tensor)):
+        kinds = f"{type(image_BCHW).__name__} and {type(label_B).__name__}"
+        raise DataError(f"Attacks take images and labels as torch tensors, not as {kinds}; torch.as_tensor makes them.")
     if not image_BCHW.is_floating_point():
         raise DataError(f"Attacks take float images in [0, 1]; these are {image_BCHW.dtype}. Divide uint8 images by 255.")
     if image_BCHW.ndim != 4:
         raise DataError(f"Attacks take images B x C x H x W, not {' x '.join(map(str, image_BCHW.shape))}.")
     if len(label_B) != len(image_BCHW):
         raise DataError(f"{len(image_BCHW)} images came with {len(label_B)} labels.")
+    if label_B.ndim == 1 and label_B.dtype != torch.int64:
+        raise DataError(f"Attacks take class numbers as int64; these are {label_B.dtype}. Convert them with .long().")
     if start_BCHW is not None and start_BCHW.shape != image_BCHW.shape:
         raise DataError(f"The start has shape {tuple(start_BCHW.shape)}, the images {tuple(image_BCHW.shape)}.")
+    if start_BCHW is not None and not bool(start_BCHW.isfinite().all()):
+        raise DataError("The start holds NaN or infinite pixels: leave it out, or look at what made it.")
     if image_BCHW.numel():
         low, high = torch.stack(torch.aminmax(image_BCHW.detach())).tolist()
         if not (low >= 0 and high <= 1):  # NaN fails this too
@@ -60,7 +68,14 @@ def check_attack(
 
 
 def check_classes(logits_BC: Tensor, label_B: Tensor) -> None:
-    """Raise `DataError` for class indices that the logits do not have. Other kinds of label pass."""
+    """Raise `DataError` for class indices that the logits do not have, `ModelError` for outputs that are no rows.
+
+    Other kinds of label pass."""
+    if logits_BC.ndim < 2 or len(logits_BC) != len(label_B):
+        raise ModelError(
+            f"The model answers {len(label_B)} images with shape {tuple(logits_BC.shape)}; attacks need a row of logits an "
+            "image, B x C. A model with one output has to become one with two classes."
+        )
     if label_B.ndim == 1 and not label_B.is_floating_point() and len(label_B) and logits_BC.ndim == 2:
         low, high = torch.stack(torch.aminmax(label_B)).tolist()
         if low < 0 or high >= logits_BC.shape[1]:
@@ -80,17 +95,22 @@ def eps_tensor(eps: float | Tensor, image_BCHW: Tensor, norm: str) -> Tensor:
     """eps as float64 `eps_B`, checked.
 
     Raises:
-        EpsError: not above 0, not below 1 under `l_inf`, or not one an image.
+        EpsError: no number, not above 0, infinite, not below 1 under `l_inf`, or not one an image.
     """
     if isinstance(eps, Tensor):
         if eps.ndim > 1 or (eps.ndim == 1 and len(eps) != len(image_BCHW)):
             raise EpsError(f"eps has shape {tuple(eps.shape)}; give one number, or one an image ({len(image_BCHW)}).")
         values = eps.detach().double().cpu().flatten().tolist()
     else:
-        values = [float(eps)]
+        try:
+            values = [float(eps)]
+        except (TypeError, ValueError):
+            raise EpsError(f"eps {eps!r} is not a number. tima.eps.parse_eps reads texts like '4/255'.") from None
     for value in values:
         if not value > 0:
             raise EpsError(f"eps {value:g} is not above 0: there is nothing to search.")
+        if math.isinf(value):
+            raise EpsError("eps is infinite: no ball of that size can be searched.")
         if norm == "l_inf" and value >= 1:
             raise EpsError(
                 f"eps {value:g} is not below 1, and eps is measured in pixel units of [0, 1], where 1 is the whole range from "

@@ -86,7 +86,7 @@ class CwSearch:
             check_reaches_pixels(ahead_A)
             penalty_A = ahead_A.clamp(min=-self.confidence)
             objective_A = (x_ACHW - rows.image_NCHW).square().sum((1, 2, 3)) + rows.c_N * penalty_A
-        (gradient_ACHW,) = torch.autograd.grad(objective_A.sum(), w_ACHW)
+            (gradient_ACHW,) = torch.autograd.grad(objective_A.sum(), w_ACHW)
         self.bad = self.bad | ~(objective_A.detach().sum() + gradient_ACHW.sum()).isfinite()
         adversarial_A = consider(self.logits_fn, rows, x_ACHW, output_AC, self.targeted)
         rows.success_N = rows.success_N | (adversarial_A & (ahead_A.detach() <= -self.confidence))

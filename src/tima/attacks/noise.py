@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tima.attacks._check import check_attack, eps_tensor
+from tima.attacks._check import check_attack, check_class_numbers, eps_tensor
 from tima.attacks._generators import one_each
 from tima.attacks._search import Search, SearchRows
 from tima.attacks._starts import Starts
@@ -40,6 +40,7 @@ def noise(
     """
     words: dict[str, Any] = {"batch_size": batch_size, "generator": generator}
     check_attack(image_BCHW, label_B, start_BCHW, tries, None, 1, True, True, **words)
+    check_class_numbers(label_B)
     image_BCHW = image_BCHW.detach().float()
     eps_B = eps_tensor(eps, image_BCHW, norm)
     starts = Starts(norm, image_BCHW, eps_B, start_BCHW, True, one_each(generator, len(image_BCHW)))
