@@ -11,10 +11,10 @@ from evaluating import agreeing_set, counts, protocol_for
 from PIL import Image
 from torch import Tensor, nn
 
-from tima._evaluate_attack import store_8bit
-from tima._evaluate_grid import Resized, shared_side
 from tima.errors import DataError, EpsError, ModelError, RecipeError, ResultError, TimaError
 from tima.evaluate import evaluate, evaluate_classifier
+from tima.evaluation.attack import store_8bit
+from tima.evaluation.grid import Resized, shared_side
 from tima.models import ZeroShotClassifier
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.results import load_sidecar, result_path

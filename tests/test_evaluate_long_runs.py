@@ -14,10 +14,10 @@ import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 from evaluating import agreeing_set, comparable, counts, protocol_for, same_arrays
 
-from tima._evaluate_limits import Limits, out_of_memory
 from tima.attacks import Stage, fgsm, pgd
 from tima.errors import TimaError
 from tima.evaluate import evaluate
+from tima.evaluation.limits import Limits, out_of_memory
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.results import load_sidecar, read_result, result_path
 

@@ -11,8 +11,8 @@ import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 from evaluating import agreeing_set, counts, protocol_for, same_arrays
 
-from tima._evaluate_shards import Shards
 from tima.evaluate import evaluate
+from tima.evaluation.shards import Shards
 from tima.results import load_sidecar, read_result, result_path
 
 PROTOCOL = protocol_for(eps="1/1020,2/255", adversarial_8bit=True)
@@ -31,7 +31,7 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
     shards = Shards.join()
     assert (shards.rank, shards.size) == (rank, world_size), "the processes did not find each other"
     if rank == 1:  # this process attacks, and never writes the result
-        import tima._evaluate_store as store
+        import tima.evaluation.store as store
 
         store.Store.save = lambda *_: sys.exit("rank 1 wrote a result")  # type: ignore[method-assign, assignment]
     kept = evaluate(model, data, PROTOCOL, out=Path(folder) / "two", **WORDS)

@@ -13,10 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tima._evaluate_grid import Resized, shared_side
-from tima._evaluate_run import Plan, run
-from tima._evaluate_source import SetSource, as_source
-from tima._evaluate_subject import (
+from tima._provenance import machine, versions
+from tima.attacks import attack_title, find_stages
+from tima.data.image_set import BadImage, ImageSet
+from tima.data.table import EMBEDDED
+from tima.evaluation.grid import Resized, shared_side
+from tima.evaluation.run import Plan, run
+from tima.evaluation.source import SetSource, as_source
+from tima.evaluation.subject import (
     LogitsFn,
     Subject,
     as_judged,
@@ -27,10 +31,6 @@ from tima._evaluate_subject import (
     weights_sha256,
     zero_shot_subject,
 )
-from tima._provenance import machine, versions
-from tima.attacks import attack_title, find_stages
-from tima.data.image_set import BadImage, ImageSet
-from tima.data.table import EMBEDDED
 from tima.models import DualEncoder
 from tima.protocols import Protocol
 from tima.results import Clean, Metrics, Quarantined, Result

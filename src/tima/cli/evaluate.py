@@ -83,9 +83,9 @@ def evaluate(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    from tima._evaluate_shards import is_main_process
     from tima.cli.jobs import default_out, evaluate_run
     from tima.data.table import ZERO_SHOT
+    from tima.evaluation.shards import is_main_process
     from tima.protocols import load_protocol
 
     params = {

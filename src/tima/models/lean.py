@@ -56,7 +56,7 @@ class LeanWeights:
 def supports(model: DualEncoder) -> bool:
     """Whether the image tower is a transformers `CLIPModel`'s with an activation known here."""
     backbone = getattr(model, "backbone", None)
-    config = getattr(backbone, "config", None)
+    config: Any = getattr(backbone, "config", None)
     if getattr(config, "model_type", "") != "clip" or not hasattr(backbone, "vision_model"):
         return False
     return config.vision_config.hidden_act in ACTIVATIONS and float(config.vision_config.attention_dropout) == 0.0

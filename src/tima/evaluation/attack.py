@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tima._evaluate_clean import answers
-from tima._evaluate_limits import BLOCK_BATCHES
-from tima._evaluate_parts import Block, Costs
 from tima.attacks import CountedModel, Stage
 from tima.attacks.projections import make_ball
+from tima.evaluation.clean import answers
+from tima.evaluation.limits import BLOCK_BATCHES
+from tima.evaluation.parts import Block, Costs
 
 if TYPE_CHECKING:
-    from tima._evaluate_judge import Judge
+    from tima.evaluation.judge import Judge
 
 
 @dataclass

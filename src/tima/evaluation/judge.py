@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tima._evaluate_attack import Target, open_block, run_attack, store_8bit
-from tima._evaluate_limits import Limits
-from tima._evaluate_meter import Meter
-from tima._evaluate_parts import Block, Offsets, write_block, write_tensors
-from tima._evaluate_shards import Shards
-from tima._evaluate_source import Source
-from tima._evaluate_store import Store
-from tima._evaluate_subject import LogitsFn, Subject, exact_logits
 from tima.attacks import Stage
 from tima.eps import eps_text
 from tima.errors import DataError
+from tima.evaluation.attack import Target, open_block, run_attack, store_8bit
+from tima.evaluation.limits import Limits
+from tima.evaluation.meter import Meter
+from tima.evaluation.parts import Block, Offsets, write_block, write_tensors
+from tima.evaluation.shards import Shards
+from tima.evaluation.source import Source
+from tima.evaluation.store import Store
+from tima.evaluation.subject import LogitsFn, Subject, exact_logits
 from tima.protocols import Protocol
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tima._evaluate_gallery import choose_probe
-from tima._evaluate_subject import LogitsFn, Subject
 from tima.attacks.counting import GradientStats
+from tima.evaluation.gallery import choose_probe
+from tima.evaluation.subject import LogitsFn, Subject
 from tima.results import Health, Indicator, Result, Robust
 
 if TYPE_CHECKING:
-    from tima._evaluate_judge import Judge
+    from tima.evaluation.judge import Judge
 
 RANDOM = 1e-3  # of the largest margin: two calls of a deterministic model differ by rounding at most
 

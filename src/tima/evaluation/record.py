@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tima._evaluate_parts import Costs, read_tensors
 from tima.attacks.counting import GradientStats
 from tima.eps import eps_text
 from tima.errors import ResultError
+from tima.evaluation.parts import Costs, read_tensors
 from tima.results import AttackRecord, Clean, Margins, Result, Robust
 from tima.stats import wilson
 
 if TYPE_CHECKING:
-    from tima._evaluate_judge import Judge
+    from tima.evaluation.judge import Judge
 
 
 def clean_record(judge: "Judge", result: Result, arrays: dict[str, Tensor]) -> None:

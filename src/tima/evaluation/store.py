@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tima._evaluate_parts import Block, Offsets, read_block, read_tensors, write_tensors
-from tima._evaluate_shards import Shards
 from tima._files import atomic_path
 from tima.errors import ResultError
+from tima.evaluation.parts import Block, Offsets, read_block, read_tensors, write_tensors
+from tima.evaluation.shards import Shards
 from tima.results import Result, load_sidecar, read_result, write_result
 
 

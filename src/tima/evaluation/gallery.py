@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from tima._evaluate_judge import Judge
+    from tima.evaluation.judge import Judge
 
 
 def choose_gallery(total: int, count: int, seed: int) -> Tensor:

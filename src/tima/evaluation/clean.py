@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tima._evaluate_gallery import choose_gallery
-from tima._evaluate_parts import read_tensors, write_tensors
-from tima._evaluate_source import check_labels
 from tima.data.image_set import BadImage
 from tima.errors import DataError
+from tima.evaluation.gallery import choose_gallery
+from tima.evaluation.parts import read_tensors, write_tensors
+from tima.evaluation.source import check_labels
 from tima.results import Metrics, Quarantined, Result
 
 if TYPE_CHECKING:
-    from tima._evaluate_judge import Judge
+    from tima.evaluation.judge import Judge
 
 
 def run_clean(judge: "Judge", result: Result) -> None:

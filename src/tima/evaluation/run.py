@@ -12,19 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tima._evaluate_clean import merge_clean, run_clean
-from tima._evaluate_gallery import fill_gallery, kept_positions, open_gallery
-from tima._evaluate_health import assess_step
-from tima._evaluate_judge import Judge
-from tima._evaluate_limits import Limits
-from tima._evaluate_meter import meter
-from tima._evaluate_record import clean_record, merge_step
-from tima._evaluate_shards import Shards
-from tima._evaluate_source import Source
-from tima._evaluate_store import Store
-from tima._evaluate_subject import LogitsFn, Subject
 from tima.attacks import Stage
 from tima.errors import DataError
+from tima.evaluation.clean import merge_clean, run_clean
+from tima.evaluation.gallery import fill_gallery, kept_positions, open_gallery
+from tima.evaluation.health import assess_step
+from tima.evaluation.judge import Judge
+from tima.evaluation.limits import Limits
+from tima.evaluation.meter import meter
+from tima.evaluation.record import clean_record, merge_step
+from tima.evaluation.shards import Shards
+from tima.evaluation.source import Source
+from tima.evaluation.store import Store
+from tima.evaluation.subject import LogitsFn, Subject
 from tima.protocols import Protocol
 from tima.results import Result, result_path
 
