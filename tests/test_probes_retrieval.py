@@ -1,5 +1,6 @@
 """Recall by hand on 3 images x 2 captions, recall under attack, targeted success on a linear model."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from conftest import SHARED, make_image_set, png
 
-from tima.errors import DataError, RecipeError
+from tima.errors import DataError, ModelError, RecipeError
 from tima.probes import recall
 from tima.probes.captions import read_captions
+from tima.probes.corrupted import probe_corruptions
 from tima.probes.record import read_probe, write_probe
 from tima.probes.retrieval import attack_retrieval, probe_retrieval
 from tima.probes.targeted import draw_targets, probe_targeted, targeted_success
+from tima.probes.text import probe_text
+from tima.stats import wilson
 
 OWNER = torch.tensor([0, 0, 1, 1, 2, 2])
 # rows are images; captions 0, 1 belong to image 0 and so on
@@ -183,3 +187,35 @@ def test_a_picture_that_cannot_be_read_is_left_out_with_its_captions(tiny_clip, 
     (tmp_path / "c.csv").write_text("path,caption\n0.png,a cat\n1.png,a dog\n2.png,a tree\n")
     found = probe_retrieval(tiny_clip, read_captions(tmp_path / "c.csv", 16), [0.02], steps=1, ks=(1,))
     assert found.n == 2 and found.settings["captions"] == 2 and "row 1" in found.quarantined[0]
+
+
+def test_captions_that_stand_and_fall_together_are_worth_one_an_image() -> None:
+    owner = torch.arange(40).repeat_interleave(5)
+    together = (torch.arange(40) % 4 == 0).repeat_interleave(5)
+    # 10 of 40 images: independent captions would be 200 with variance p (1 - p) / 200, these have p (1 - p) / 39
+    assert recall.worth(together, owner) == pytest.approx(40)
+    assert recall.worth(torch.arange(200) % 5 == 0, owner) == 200  # one of five in each image: no dependence at all
+    assert recall.worth(torch.ones(200, dtype=torch.bool), owner) == 40
+    # two of five in every second image, by hand: p = 0.2, deviations of 1 caption in each, 40 / 200^2 * 40 / 39
+    half = (torch.arange(200) % 10) < 2
+    assert recall.worth(half, owner) == pytest.approx(0.16 / (40 / 40_000 * 40 / 39))
+    one_each = torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert recall.worth(one_each, torch.arange(40)) == 40  # the plain interval
+
+
+def test_intervals_of_text_to_image_know_about_images(tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    found = probe_retrieval(tiny_clip, read_captions(caption_parquet(tmp_path / "test.parquet"), 16), [0.02], steps=1, ks=(6,))
+    row = found.find("R@6", group="text to image", eps=0.0)  # a pool of 6 images cannot lose at 6
+    assert (row.correct, row.n, row.high) == (12, 12, 1)
+    assert row.low == pytest.approx(wilson(6, 6)[0])
+
+
+@pytest.mark.parametrize("tower", ["vision_model", "text_model"])
+def test_a_model_of_nan_finds_nothing_and_says_so(tiny_clip, tower: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    next(getattr(tiny_clip.backbone, tower).parameters()).data.fill_(torch.nan)
+    pictures = make_image_set(n=6, classes=3)
+    with pytest.raises(ModelError, match="NaN"):
+        probe_retrieval(tiny_clip, read_captions(caption_parquet(tmp_path / "test.parquet"), 16), [], steps=1)
+    for probe in (partial(probe_targeted, eps=[]), probe_text, partial(probe_corruptions, corruptions=["contrast"])):
+        with pytest.raises(ModelError, match="NaN"):
+            probe(tiny_clip, pictures)  # type: ignore[operator]

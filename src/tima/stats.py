@@ -14,8 +14,10 @@ from tima.errors import ResultError
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
+def wilson(correct: float, n: float) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson 1927, JASA 22:209). Honest at 0 and n, unlike the normal interval.
+
+    Counts need not be whole: outcomes that depend on each other are worth fewer independent ones.
 
     Returns:
         (low, high) as fractions; (0, 1) when `n` is 0.
@@ -181,6 +183,6 @@ def _paired(a_N: Any, b_N: Any) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-def _check_counts(correct: int, n: int) -> None:
+def _check_counts(correct: float, n: float) -> None:
     if not 0 <= correct <= n:
         raise ResultError(f"{correct} correct of {n} cannot be.")

@@ -16,7 +16,7 @@ from tima.data.image_set import ImageSet
 from tima.errors import RecipeError
 from tima.models import DualEncoder, encode_classes
 from tima.probes.corruptions import CORRUPTIONS, corrupt, table_for
-from tima.probes.pictures import Progress, chunks, embed, load_pixels, sampled, silent
+from tima.probes.pictures import Progress, chunks, embed, finite, load_pixels, sampled, silent
 from tima.probes.record import ProbeResult, Row, provenance
 
 DEPARTURES = ["frost: a drawn texture instead of the published photographs", "accuracies instead of mCE (no AlexNet errors)"]
@@ -53,7 +53,7 @@ def probe_corruptions(
     image_NCHW, index_N, bad = load_pixels(chosen)
     whole_N = whole_N[index_N]
     with torch.no_grad():
-        text_CD = encode_classes(model, data.class_names, data.templates)
+        text_CD = finite(encode_classes(model, data.class_names, data.templates), "embeddings of texts")
     label_N = chosen.label_B[index_N].to(text_CD.device)
 
     def right(pixel_NCHW: Tensor) -> np.ndarray:

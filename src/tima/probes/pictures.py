@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tima.data.image_set import ImageSet
-from tima.errors import DataError
+from tima.errors import DataError, ModelError
 from tima.models import DualEncoder
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -57,13 +57,26 @@ def embed(model: DualEncoder, image_NCHW: Tensor, batch_size: int) -> Tensor:
     for part in chunks(len(image_NCHW), batch_size):
         pixel_BCHW = image_NCHW[part].to(device)
         parts.append(model.encode_image(pixel_BCHW if pixel_BCHW.is_floating_point() else pixel_BCHW.float() / 255))
-    return torch.cat(parts)
+    return finite(torch.cat(parts), "embeddings of images")
 
 
 @torch.no_grad()
 def embed_texts(model: DualEncoder, texts: list[str], chunk: int = 256) -> Tensor:
     """Unit-norm `text_MD`."""
-    return torch.cat([model.encode_text(texts[part]) for part in chunks(len(texts), chunk)])
+    return finite(torch.cat([model.encode_text(texts[part]) for part in chunks(len(texts), chunk)]), "embeddings of texts")
+
+
+def finite(value: Tensor, what: str) -> Tensor:
+    """The tensor itself. NaN compares with nothing, so a broken model would find everything or always answer class 0.
+
+    Raises:
+        ModelError: NaN or infinite numbers in it.
+    """
+    if not bool(value.isfinite().all()):
+        raise ModelError(
+            f"The model's {what} hold NaN or infinite numbers: a score from them means nothing. Check its weights."
+        )
+    return value
 
 
 def generators(seed: int, index_B: Tensor) -> list[torch.Generator]:

@@ -48,3 +48,20 @@ def margin_text_to_image(similarity_BM: Tensor, own_BM: Tensor, bar_M: Tensor, e
     margin_BM = bar_M[None] - similarity_BM
     bent_BM = torch.where(margin_BM > enough, enough + 0.01 * (margin_BM - enough), margin_BM)
     return bent_BM.masked_fill(~own_BM, 0).sum(1)
+
+
+def worth(hit_M: Tensor, owner_M: Tensor) -> float:
+    """How many independent captions these are worth, as captions of one image stand or fall together.
+
+    `M` divided by the design effect (Kish 1965, Survey Sampling): the variance between images, with the factor `N / (N - 1)`,
+    over that of independent captions. Between `N` and `M`; `N` where all outcomes are equal, for then nothing is known of
+    their dependence.
+    """
+    number_N = owner_M.bincount().double()
+    hits_N = owner_M.bincount(weights=hit_M.double(), minlength=len(number_N))
+    n, m = len(number_N), len(owner_M)
+    p = hits_N.sum() / m
+    if n < 2 or p in (0, 1):
+        return float(n)
+    between = (hits_N - p * number_N).square().sum() / m**2 * n / (n - 1)
+    return float((p * (1 - p) / between.clamp(min=1e-12)).clamp(n, m))

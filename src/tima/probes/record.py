@@ -47,12 +47,17 @@ class Row(BaseModel):
         return self
 
     @classmethod
-    def share(cls, name: str, hit_N: Any, **where: Any) -> "Row":
-        """A proportion with its Wilson interval, from one bool an image (or caption)."""
+    def share(cls, name: str, hit_N: Any, worth: float | None = None, **where: Any) -> "Row":
+        """A proportion with its Wilson interval, from one bool an image (or caption).
+
+        Args:
+            worth: how many independent outcomes these are worth (see `recall.worth`); all by default.
+        """
         hit = np.asarray(hit_N, dtype=bool)
         correct, n = int(hit.sum()), int(hit.size)
-        low, high = wilson(correct, n)
         value = correct / n if n else 0.0
+        low, high = wilson(correct, n) if worth is None else wilson(value * worth, worth)
+        low, high = min(low, value), max(high, value)  # at the ends, where rounding would miss by 1e-17
         return cls(name=name, n=n, correct=correct, value=value, low=low, high=high, interval="wilson", **where)
 
     @classmethod

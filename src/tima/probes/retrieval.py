@@ -79,8 +79,9 @@ def probe_retrieval(
         batch_size=batch_size,
         progress=progress,
     )
+    owners = {"image to text": torch.arange(len(captions)), "text to image": owner_M.cpu()}
     rows = [
-        Row.share(f"R@{k}", found[direction][row, column].cpu().numpy(), group=direction, eps=size)
+        _row(k, found[direction][row, column].cpu(), owners[direction], group=direction, eps=size)
         for direction in found
         for row, size in enumerate([0.0, *sizes])
         for column, k in enumerate(ks)
@@ -106,6 +107,10 @@ def probe_retrieval(
         seconds=round(time.monotonic() - began, 2),
         **provenance(model, model_name),
     )
+
+
+def _row(k: int, hit: Tensor, owner: Tensor, **where: Any) -> Row:
+    return Row.share(f"R@{k}", hit.numpy(), recall.worth(hit, owner), **where)
 
 
 def attack_retrieval(

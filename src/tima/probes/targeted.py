@@ -16,7 +16,7 @@ from tima.attacks import LogitsFn, find_attack
 from tima.data.image_set import ImageSet
 from tima.errors import DataError, RecipeError
 from tima.models import DualEncoder, ZeroShotClassifier
-from tima.probes.pictures import Progress, chunks, generators, load_pixels, sampled, silent
+from tima.probes.pictures import Progress, chunks, finite, generators, load_pixels, sampled, silent
 from tima.probes.record import ProbeResult, Row, provenance
 
 
@@ -46,13 +46,14 @@ def targeted_success(
 
     Raises:
         RecipeError: an attack other than pgd and apgd.
+        ModelError: logits that are NaN or infinite.
     """
     if attack not in ("pgd", "apgd"):
         raise RecipeError(f"The targeted probe takes the attacks pgd and apgd, not {attack}.")
     run = find_attack(attack)
     with torch.no_grad():
-        clean = [logits_fn(image_NCHW[part]).argmax(1) for part in chunks(len(image_NCHW), batch_size)]
-    reached = [torch.cat(clean) == target_N]
+        clean = [logits_fn(image_NCHW[part]) for part in chunks(len(image_NCHW), batch_size)]
+    reached = [finite(torch.cat(clean), "logits").argmax(1) == target_N]
     last_NCHW = image_NCHW
     for row, size in enumerate(sizes):
         found_N, next_NCHW = reached[-1].clone(), last_NCHW.clone()

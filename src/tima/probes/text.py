@@ -19,7 +19,7 @@ from tima.data.image_set import ImageSet
 from tima.errors import RecipeError
 from tima.models import DualEncoder, encode_classes
 from tima.probes.edits import EDITS, acceptable, check_edits, edit_once, variants
-from tima.probes.pictures import Progress, embed, load_pixels, sampled, silent
+from tima.probes.pictures import Progress, embed, finite, load_pixels, sampled, silent
 from tima.probes.record import ProbeResult, Row, provenance
 
 
@@ -70,7 +70,7 @@ def attack_names(
     if budget < 1 or tries < 1 or search not in ("random", "greedy"):
         raise RecipeError(f"budget {budget}, tries {tries}, search '{search}': take 1 or more, and random or greedy.")
     edits = check_edits(edits)
-    text_CD = encode_classes(model, class_names, templates)
+    text_CD = finite(encode_classes(model, class_names, templates), "embeddings of texts")
     names, one, drops, drawn, worst = [], [], [], [], []
     for c, name in enumerate(class_names):
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])  # the draws of a name are its own
@@ -88,7 +88,7 @@ def attack_names(
                 candidates = list(dict.fromkeys(d for d in drafts if acceptable(d, name, others)))[:number]
             if not candidates:
                 continue
-            variant_VD = encode_classes(model, candidates, templates)
+            variant_VD = finite(encode_classes(model, candidates, templates), "embeddings of texts")
             right_VN = right_with(image_ND, text_CD, label_N, c, variant_VD)
             cosine_V = variant_VD @ text_CD[c]
             seen.append(1 - cosine_V)
