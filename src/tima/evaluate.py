@@ -172,8 +172,9 @@ def _on_grid(data: ImageSet, protocol: Protocol, model_side: int) -> ImageSet:
 def _behind_resize(subject: Subject, side: int, model_side: int) -> Subject:
     if side == model_side:
         return subject
-    exact, attacked = Resized(subject.exact, model_side), Resized(subject.attacked, model_side)
-    return replace(subject, exact=exact, attacked=attacked)
+    exact = Resized(subject.exact, model_side)
+    same = subject.attacked is subject.exact  # attack health must see that there is nothing to compare
+    return replace(subject, exact=exact, attacked=exact if same else Resized(subject.attacked, model_side))
 
 
 def _fresh(

@@ -3,6 +3,7 @@
 Shapes: `B` images of the probe, `C` channels or classes, `H, W` pixels.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from tima.attacks.counting import GradientStats
 from tima.evaluation.gallery import choose_probe
+from tima.evaluation.limits import free_memory, out_of_memory
 from tima.evaluation.subject import LogitsFn, Subject
 from tima.results import Health, Indicator, Result, Robust
 
@@ -28,18 +30,20 @@ def assess_step(
     gradients: GradientStats,
     reference: LogitsFn | None,
 ) -> Health | None:
-    """The verdict on what was measured at eps number `step`; None when there is no image to look at."""
+    """The verdict on what was measured at eps number `step`; None without an image to look at, or memory for one."""
     from tima.health import assess
 
     probe_B = choose_probe(arrays["correct_N"], judge.protocol.health_probe, judge.protocol.seed)
     if len(probe_B) == 0:
         return None
-    image_BCHW, label_B = judge.load(arrays["index_N"][probe_B])
-    kept_BCHW = judge.store.read_kept(step)[torch.searchsorted(judge.kept_K, probe_B)]
+    kept_KCHW = judge.store.read_kept(step)
     subject, device = judge.subject, judge.subject.device
     judge.meter.attack("health")
-    health: Health = judge.limits.attempt(
-        lambda: assess(
+
+    def look(probe_B: Tensor) -> Health:
+        image_BCHW, label_B = judge.load(arrays["index_N"][probe_B])
+        kept_BCHW = kept_KCHW[torch.searchsorted(judge.kept_K, probe_B)]
+        return assess(
             subject.exact,
             image_BCHW.to(device),
             label_B.to(device),
@@ -55,10 +59,31 @@ def assess_step(
             attack_fn=_as_attacked(subject),
             logit_scale=subject.logit_scale,
             seed=judge.protocol.seed,
-        ),
-        "attack health",
-    )
+        )
+
+    health = _within_memory(look, probe_B, judge.limits.fallbacks)
+    if health is None:
+        return None
     return _changed_answers(health, result, float(arrays["margin_EN"][0].abs().max()))
+
+
+def _within_memory(look: Callable[[Tensor], Health], probe_B: Tensor, fallbacks: list[str]) -> Health | None:
+    """The verdict on the probe, on half of it while memory is short; None, and a note, when not one image fits.
+
+    The probe goes through the model as one batch, so a smaller batch size would not help.
+    """
+    while True:
+        try:
+            return look(probe_B)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        if len(probe_B) == 1:
+            fallbacks.append("out of memory in attack health with a single image: no verdict")
+            return None
+        probe_B = probe_B[::2].contiguous()  # not the first half: the set may be sorted by class
+        fallbacks.append(f"out of memory in attack health: probe halved to {len(probe_B)} images")
+        free_memory()
 
 
 def _as_attacked(subject: Subject) -> LogitsFn | None:

@@ -54,13 +54,18 @@ class Limits:
                     ) from error
             self.batch_size //= 2
             self.fallbacks.append(f"out of memory in {what}: batch halved to {self.batch_size}")
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()
 
     def chunked(self, function: Callable[[Tensor], Tensor], image_NCHW: Tensor, what: str) -> Tensor:
         """`function` over all images, a batch at a time."""
         return self.attempt(lambda: torch.cat([function(part) for part in image_NCHW.split(self.batch_size)]), what)
+
+
+def free_memory() -> None:
+    """What a failed attempt still holds, back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:

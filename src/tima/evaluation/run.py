@@ -26,6 +26,7 @@ from tima.evaluation.source import Source
 from tima.evaluation.store import Store
 from tima.evaluation.subject import LogitsFn, Subject
 from tima.protocols import Protocol
+from tima.protocols.protocol import BESIDE
 from tima.results import Result, result_path
 
 
@@ -65,6 +66,7 @@ def run(plan: Plan) -> Result:
             if earlier[0].complete:
                 finished = True
                 return earlier[0]
+            plan.protocol = _as_begun(plan.protocol, earlier[0])
         with meter(plan.source.name, plan.progress and shards.main) as bar:
             subject, reference = plan.subject()
             classes = len(plan.fresh.class_names)
@@ -80,6 +82,11 @@ def run(plan: Plan) -> Result:
     finally:
         store.close(finished=finished)
     return result
+
+
+def _as_begun(protocol: Protocol, earlier: Result) -> Protocol:
+    """What the hash leaves open stays as in the first call: the files in progress hold the images that it asked for."""
+    return protocol.model_copy(update={key: earlier.protocol[key] for key in BESIDE if key in earlier.protocol})
 
 
 def _clean(judge: Judge, plan: Plan) -> tuple[Result, dict[str, Tensor]]:

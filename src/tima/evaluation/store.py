@@ -53,6 +53,7 @@ class Store:
             for what, old, new in (
                 ("protocol", stored.protocol.get("sha256"), fresh.protocol["sha256"]),
                 ("checkpoint", stored.checkpoint_sha256, fresh.checkpoint_sha256),
+                ("data set", stored.dataset, fresh.dataset),
                 ("class list", stored.class_names, fresh.class_names),
                 ("templates", stored.templates, fresh.templates),
             )
