@@ -16,10 +16,10 @@ def make_result(**changes: Any) -> Result:
     rows = [
         {
             "eps": eps / 255, "eps_text": f"{eps}/255", "n": 10, "correct": correct, "robust_accuracy": correct / 10,
-            "ci95": [0.1, 0.9], "already_broken": 2, "attacks": [{"name": "pgd", "params": {"steps": 20}, "broken": 1}],
+            "ci95": [0.1, 0.9], "already_broken": before, "attacks": [{"name": "pgd", "params": {"steps": 20}, "broken": broken}],
             "forwards": 5, "backwards": 4, "wall_time_s": 0.5,
         }
-        for eps, correct in ((2, 6), (4, 3))
+        for eps, correct, before, broken in ((2, 6, 2, 2), (4, 3, 4, 3))
     ]  # fmt: skip
     values: dict[str, Any] = {
         "dataset": "toy", "model": "m", "pretrained": "p", "metrics": {"acc1": 0.8, "acc5": None, "mean_per_class_recall": 0.7},
@@ -44,6 +44,10 @@ def test_round_trip_and_access_like_the_json(tmp_path: Path) -> None:
     assert load_results(tmp_path) == [result]
 
 
+def _broken(row: dict[str, Any], count: int) -> dict[str, Any]:
+    return {**row, "attacks": [{**row["attacks"][0], "broken": count}]}
+
+
 def test_contradictions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     good = make_result().to_json()
@@ -57,7 +61,9 @@ def test_contradictions_are_refused(tmp_path: Path) -> None:
     refused("7 correct at eps 4/255, but only 6 at 2/255", robust=[robust[0], {**robust[1], "correct": 7}])
     refused("9 correct at eps 2/255, but only 8 at clean", robust=[{**robust[0], "correct": 9}, robust[1]])
     refused("counts of images differ", n=11)
-    refused("rising order", robust=[robust[0], robust[0]])
+    refused("rising order", robust=[robust[0], {**robust[1], "eps": robust[0]["eps"]}])
+    refused("6 correct, 2 already broken and 1 broken .* do not add up to 10", robust=[_broken(robust[0], 1), robust[1]])
+    refused("5 correct, 3 already broken", robust=[{**robust[0], "correct": 5, "already_broken": 3}, robust[1]])  # clean: 8
     refused("complete with 1 of 2 eps", robust=robust[:1])
     refused("schema", schema="other/9")
     refused("wall_time_s", wall_time_s=-1)

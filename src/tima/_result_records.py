@@ -153,13 +153,19 @@ class Result(_Record):
 
     @model_validator(mode="after")
     def _order_of_truth(self) -> "Result":
-        """Robust accuracy never exceeds clean accuracy nor that of a smaller eps, and all count the same images."""
+        """Robust accuracy never exceeds clean accuracy nor that of a smaller eps, and every image is counted exactly once."""
         previous, where = self.clean.correct, "clean"
         if self.clean.n != self.n or any(r.n != self.n for r in self.robust):
             raise ValueError("the counts of images differ within the result")
         for row in self.robust:
             if row.correct > previous:
                 raise ValueError(f"{row.correct} correct at eps {row.eps_text}, but only {previous} at {where}")
+            broken = sum(attack.broken for attack in row.attacks)
+            if row.already_broken != row.n - previous or row.correct + row.already_broken + broken != row.n:
+                counted = f"{row.correct} correct, {row.already_broken} already broken and {broken} broken"
+                raise ValueError(
+                    f"{counted} at eps {row.eps_text} do not add up to {row.n} images, {previous} correct at {where}"
+                )
             previous, where = row.correct, row.eps_text
         if [row.eps for row in self.robust] != sorted({row.eps for row in self.robust}):
             raise ValueError("the eps are not in rising order")
