@@ -9,7 +9,7 @@ import pytest
 
 from tima.attacks import find_stages
 from tima.errors import RecipeError
-from tima.protocols import Protocol, check_protocol, eps_text, known_protocols, load_protocol
+from tima.protocols import Protocol, check_protocol, eps_text, known_protocols, load_protocol, protocols_folder
 from tima.protocols.schema import write_schemas
 
 
@@ -82,7 +82,7 @@ def test_files(tmp_path: Path) -> None:
         mine.write_text(text)
         with pytest.raises(RecipeError, match=message):
             load_protocol(mine)
-    with pytest.raises(RecipeError, match="demo, fare-aa, pgd, standard, tecoa-pgd"):
+    with pytest.raises(RecipeError, match=", ".join(known_protocols())):
         load_protocol("nothing")
 
 
@@ -131,6 +131,17 @@ def test_check_reads_a_file_and_says_what_is_wrong(tmp_path: Path) -> None:
             check_protocol(mine)
     with pytest.raises(RecipeError, match="is not there"):
         check_protocol("pgd")
+
+
+def test_the_name_of_a_shipped_protocol_is_nobody_elses(tmp_path: Path) -> None:
+    """Its tables would say `standard` above the numbers of a weak attack."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: standard\nversion: 1\nattack: fgsm\neps: 2/255\n")
+    with pytest.raises(RecipeError, match="'standard' is the name of a protocol that comes with the package"):
+        load_protocol(mine)
+    text = (protocols_folder() / "standard.yaml").read_text()
+    mine.write_text(text.replace("adversarial_8bit: true", "adversarial_8bit: false"))  # moves no number
+    assert load_protocol(mine).sha256 == load_protocol("standard").sha256
 
 
 def test_the_schemas_in_the_docs_are_those_of_the_code(tmp_path: Path) -> None:

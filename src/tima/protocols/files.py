@@ -25,18 +25,17 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     """A protocol by the name of one that comes with the package, or by the path of a YAML file.
 
     Raises:
-        RecipeError: not found, not YAML, or fields that do not validate.
+        RecipeError: not found, not YAML, fields that do not validate, or the name of another protocol.
     """
     shipped, path = protocols_folder() / f"{name_or_path}.yaml", Path(name_or_path).expanduser()
     found = next((place for place in (shipped, path) if place.is_file()), None)
     if found is None:
         raise RecipeError(f"Protocol '{name_or_path}' was not found: neither a file nor one of {', '.join(known_protocols())}.")
-    protocol: Protocol = validate(Protocol, _read(found), f"Protocol {found}")
-    return protocol
+    return _own_name(validate(Protocol, _read(found), f"Protocol {found}"), found)
 
 
 def check_protocol(path: str | Path) -> Protocol:
-    """Like `load_protocol`, and the attack must exist with these parameters. A name is not taken for a shipped protocol's.
+    """Like `load_protocol`, and the attack must exist with these parameters. What a shipped protocol is called is no path.
 
     Raises:
         RecipeError: what is wrong, field by field.
@@ -46,16 +45,26 @@ def check_protocol(path: str | Path) -> Protocol:
     path = Path(path).expanduser()
     if not path.is_file():
         raise RecipeError(f"{path} is not there. Give the path of a protocol's YAML file.")
-    protocol: Protocol = validate(Protocol, _read(path), f"Protocol {path}")
-    if protocol.name in known_protocols() and load_protocol(protocol.name).sha256 != protocol.sha256:
-        raise RecipeError(
-            f"Protocol {path}:\n  name: '{protocol.name}' is the name of a protocol that comes with the package and says "
-            "something else. Give yours a name of its own."
-        )
+    protocol = _own_name(validate(Protocol, _read(path), f"Protocol {path}"), path)
     try:
         find_stages(protocol.attack, protocol.attack_params)
     except RecipeError as error:
         raise RecipeError(f"Protocol {path}:\n  attack: {error}") from None
+    return protocol
+
+
+def _own_name(protocol: Protocol, path: Path) -> Protocol:
+    """Refuses the name of a shipped protocol for anything else: tables would call its numbers by that name."""
+    shipped = protocols_folder() / f"{protocol.name}.yaml"
+    if (
+        shipped.is_file()
+        and path != shipped
+        and validate(Protocol, _read(shipped), f"Protocol {shipped}").sha256 != protocol.sha256
+    ):
+        raise RecipeError(
+            f"Protocol {path}:\n  name: '{protocol.name}' is the name of a protocol that comes with the package and says "
+            "something else. Give yours a name of its own."
+        )
     return protocol
 
 
