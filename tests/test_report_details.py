@@ -90,6 +90,16 @@ def test_other_images_are_never_compared(rich: list[Path]) -> None:
     assert {d.data for d in found.differences} == {"groceries"} and "different images" in found.skipped[0]
 
 
+@pytest.mark.parametrize("field", ["class_names", "templates"])
+def test_other_questions_are_never_compared(rich: list[Path], field: str) -> None:
+    path = rich[1] / "results" / next((rich[1] / "results").glob("cifar10*.json")).name
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {field: [f"{text} else" for text in record[field]]}))
+    (comparison,) = compare(read_runs(rich))
+    found = paired(comparison)
+    assert {d.data for d in found.differences} == {"groceries"} and "other class names or prompts" in found.skipped[0]
+
+
 def test_latex_is_escaped_and_balanced(rich: list[Path]) -> None:
     assert escape("a_b & 5%{\\}") == r"a\_b \& 5\%\{\textbackslash{}\}"
     text = latex(compare(read_runs(rich)))

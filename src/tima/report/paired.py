@@ -114,7 +114,7 @@ def _incomparable(a: Outcomes | str, b: Outcomes | str) -> str:
         return a if isinstance(a, str) else str(b)
     if not np.array_equal(a.index_N, b.index_N) or not np.array_equal(a.label_N, b.label_N):
         return "they judged different images"
-    return "they were asked with different class names" if a.asked != b.asked else ""
+    return "they were asked with other class names or prompts" if a.asked != b.asked else ""
 
 
 def _outcomes(run: Run, data: str, comparison: Comparison) -> Outcomes | str:
@@ -142,5 +142,8 @@ def _read(stored: Stored) -> Outcomes:
     ]
     right = {name: row[order].bool().numpy() for name, row in rows}
     return Outcomes(
-        tensors["index_N"][order].numpy(), tensors["label_N"][order].numpy(), right, tuple(stored.record.class_names)
+        tensors["index_N"][order].numpy(),
+        tensors["label_N"][order].numpy(),
+        right,
+        (*stored.record.class_names, None, *stored.record.templates),
     )
