@@ -162,9 +162,9 @@ class Result(_Record):
                 raise ValueError(f"{row.correct} correct at eps {row.eps_text}, but only {previous} at {where}")
             broken = sum(attack.broken for attack in row.attacks)
             if row.already_broken != row.n - previous or row.correct + row.already_broken + broken != row.n:
-                counted = f"{row.correct} correct, {row.already_broken} already broken and {broken} broken"
                 raise ValueError(
-                    f"{counted} at eps {row.eps_text} do not add up to {row.n} images, {previous} correct at {where}"
+                    f"{row.correct} correct, {row.already_broken} already broken and {broken} broken at eps {row.eps_text} do "
+                    f"not add up to {row.n} images, of which {previous} were correct at {where}"
                 )
             previous, where = row.correct, row.eps_text
         if [row.eps for row in self.robust] != sorted({row.eps for row in self.robust}):

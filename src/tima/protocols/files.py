@@ -56,11 +56,7 @@ def check_protocol(path: str | Path) -> Protocol:
 def _own_name(protocol: Protocol, path: Path) -> Protocol:
     """Refuses the name of a shipped protocol for anything else: tables would call its numbers by that name."""
     shipped = protocols_folder() / f"{protocol.name}.yaml"
-    if (
-        shipped.is_file()
-        and path != shipped
-        and validate(Protocol, _read(shipped), f"Protocol {shipped}").sha256 != protocol.sha256
-    ):
+    if path != shipped and shipped.is_file() and load_protocol(protocol.name).sha256 != protocol.sha256:
         raise RecipeError(
             f"Protocol {path}:\n  name: '{protocol.name}' is the name of a protocol that comes with the package and says "
             "something else. Give yours a name of its own."
