@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tima.attacks import CountedModel, fab, pgd
+from tima.errors import ModelError
 from tima.health import GradientStats
 
 
@@ -60,3 +61,9 @@ def test_forwards_without_gradients_leave_no_trace() -> None:
     counted(x.detach())
     assert counted.forwards == 4
     assert counted.gradients == GradientStats()
+
+
+def test_inference_mode_is_the_attacks_to_refuse() -> None:
+    weight = torch.ones(12, 2)
+    with torch.inference_mode(), pytest.raises(ModelError, match="inference_mode"):
+        pgd(CountedModel(lambda x: x.flatten(1) @ weight), torch.rand(2, 3, 2, 2), torch.tensor([0, 1]), 0.1, steps=2)

@@ -9,7 +9,7 @@ from broken_models import EPS, Case, Net, cases, evidence, judged, trained
 from torch import Tensor
 
 from tima.attacks import pgd
-from tima.errors import DataError
+from tima.errors import DataError, EpsError, RecipeError
 from tima.health import GradientStats, assess
 from tima.health._chance import ALPHA, most_by_chance
 from tima.health._probe import moved_sign_mass
@@ -125,9 +125,12 @@ def test_the_attacks_own_gradients_count(sound: Net) -> None:
 
 def test_models_without_any_gradient_are_suspicious_and_no_crash(sound: Net) -> None:
     found = evidence(Case("", None, sound))
-    for model in (lambda x: sound(x.detach()), lambda x: sound(x) * torch.nan):
-        health = assess(**found | {"logits_fn": model})
+    for model in (lambda x: sound(x.detach()), lambda x: sound(x) * torch.nan, lambda x: sound(x)[:, :1]):
+        one_class = model(found["image_BCHW"]).shape[1] == 1
+        changes = {"logits_fn": model} | ({"label_B": 0 * found["label_B"], "classes": 1} if one_class else {})
+        health = assess(**found | changes)
         assert health.verdict == "suspicious"
+        assert not look(health, "randomness").fired  # NaN differs from itself, which is no sign of random numbers
         Health.model_validate_json(health.model_dump_json())
 
 
@@ -178,6 +181,11 @@ def test_what_is_refused(sound: Net) -> None:
         assess(**found | {"image_BCHW": found["image_BCHW"][:0]})
     with pytest.raises(DataError, match="must belong together"):
         assess(**found | {"label_B": found["label_B"][:5]})
+    with pytest.raises(RecipeError, match="no norm 'l_1'"):
+        assess(**found | {"norm": "l_1"})
+    with pytest.raises(EpsError, match="not above 0"):
+        assess(**found | {"eps": 0.0})
+    assert assess(**found | {"label_B": found["label_B"].int()}) == assess(**found)  # numbers of another type are no obstacle
 
 
 def test_an_apgd_weaker_than_pgd_is_found_out(undefended: Net, monkeypatch: pytest.MonkeyPatch) -> None:

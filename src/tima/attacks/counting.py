@@ -76,7 +76,8 @@ class CountedModel:
         if image_BCHW.requires_grad and torch.is_grad_enabled():
             # a view of its own: its gradient is this call's share, also where an attack sends one tensor through twice
             image_BCHW = image_BCHW.view_as(image_BCHW)
-            image_BCHW.register_hook(self._look_at)
+            if image_BCHW.requires_grad:  # not in inference mode, where the attack will say so
+                image_BCHW.register_hook(self._look_at)
         output = self.logits_fn(image_BCHW)
         if output.requires_grad:
             output.register_hook(self._count_backward)

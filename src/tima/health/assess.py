@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tima.attacks.counting import GradientStats
 from tima.attacks.losses import LogitsFn
-from tima.errors import DataError, ModelError
+from tima.attacks.projections import NORMS
+from tima.errors import DataError, ModelError, RecipeError
 from tima.health import gradients as _gradients
 from tima.health import invariance, outsiders, progress, strength
 from tima.health._probe import Probe
@@ -81,7 +82,11 @@ def assess(
 
     Raises:
         DataError: no image, or shapes that do not fit.
+        EpsError: an eps that cannot be searched.
+        RecipeError: no norm of that name.
     """
+    if norm not in NORMS:
+        raise RecipeError(f"There is no norm '{norm}'. Known are: {', '.join(NORMS)}.")
     if len(image_BCHW) == 0:
         raise DataError("Attack health needs at least one image; set health_probe to 0 to leave it out.")
     if not (image_BCHW.shape == adversarial_BCHW.shape and len(image_BCHW) == len(label_B) == len(robust_B)):
@@ -92,7 +97,7 @@ def assess(
     probe = Probe(
         logits_fn=logits_fn,
         image_BCHW=image_BCHW.detach().float(),
-        label_B=label_B.to(image_BCHW.device),
+        label_B=label_B.to(image_BCHW.device).long(),
         eps=eps,
         adversarial_BCHW=adversarial_BCHW.detach().float(),
         robust_B=robust_B.to(image_BCHW.device),

@@ -61,6 +61,8 @@ def _seen(probe: Probe, model: LogitsFn, size: int) -> tuple[Tensor, Tensor]:
 
 def _other_answer(first_BC: Tensor, second_BC: Tensor) -> Tensor:
     """Predictions that differ though neither side finds them close."""
+    if second_BC.shape[1] < 2:
+        return torch.zeros(len(second_BC), dtype=torch.bool, device=second_BC.device)
     top_B2 = second_BC.topk(2, dim=1).values
     clear_B = top_B2[:, 0] - top_B2[:, 1] > TIE * second_BC.abs().max()
     return (first_BC.argmax(1) != second_BC.argmax(1)) & clear_B
