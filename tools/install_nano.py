@@ -64,13 +64,15 @@ def how(recipe: dict[str, Any], first: Path | None, note: str) -> str:
     before = yaml.safe_load((first / "recipe.yaml").read_text(encoding="utf-8"))
     some = [s for s in before["images"] if s.get("per_class")]
     fewer = "".join(f" ({s['data'].split(':')[0]}: {s['per_class']} pictures a class)" for s in some)
+    ema = recipe["image"].get("ema", 0)
+    kept = f"the running mean of the weights (decay {ema})" if ema else "the last weights"
     return f"""How, in two runs. The first (`tima pretrain --recipe nano-first`), from random weights:
 {before["text"]["steps"]:,} steps of text distillation, then
 {image(before)}{fewer}.
 The second (`--recipe nano`) **started from the first one's weights** (sha256 `{sha256_file(weights(first))}`),
 kept the text tower as it was, and trained the image tower on:
 {image(recipe)}, on all pictures above;
-what is kept is the running mean of the weights (decay {recipe["image"]["ema"]}).
+what is kept: {kept}.
 {note}
 Recipes: `first-recipe.yaml` and `recipe.yaml` beside this file; logs: `first-metrics.jsonl` and `metrics.jsonl`."""
 
