@@ -57,6 +57,21 @@ def test_weights_get_no_gradients_and_changes_are_seen(tiny_clip: HuggingFaceEnc
         torch.testing.assert_close(fast(pixels), before)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_after_a_call_in_inference_mode(tiny_clip: HuggingFaceEncoder, precision: str) -> None:
+    classifier = ZeroShotClassifier(tiny_clip, NAMES)
+    pixels, label = torch.rand(2, 3, 16, 16), torch.tensor([0, 1])
+    fast, fresh = attack_model(classifier, precision), attack_model(classifier, precision)
+    with torch.inference_mode():
+        fast(pixels)
+    assert torch.equal(pgd(fast, pixels, label, 0.02, random_start=False), pgd(fresh, pixels, label, 0.02, random_start=False))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_image_has_no_logits(tiny_clip: HuggingFaceEncoder, precision: str) -> None:
+    assert attack_model(ZeroShotClassifier(tiny_clip, NAMES), precision)(torch.rand(0, 3, 16, 16)).shape == (0, len(NAMES))
+
+
 def test_exact_is_fp32_even_inside_autocast_and_with_the_lean_tower_on(tiny_clip: HuggingFaceEncoder) -> None:
     classifier, pixels = ZeroShotClassifier(tiny_clip, NAMES), torch.rand(4, 3, 16, 16)
     expected = classifier(pixels)

@@ -81,6 +81,11 @@ LAYOUTS = {
     "fare": image_tower,
     "fare, half": lambda o: {n: v.half() for n, v in image_tower(o).items()},
     "whole open_clip model": lambda o: {f"module.{n}": v for n, v in o.items()},
+    "whole model of older transformers": lambda o: {
+        **to_transformers(o),
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+        "vision_model.embeddings.position_ids": torch.arange(5)[None],
+    },
     "advflyp": lambda o: {"partial_state_dict": {n: v for n, v in o.items() if n.startswith("visual.")}},
 }
 
@@ -114,6 +119,11 @@ def test_what_does_not_fit_is_refused(tiny_clip: HuggingFaceEncoder, base: Path,
     torch.save({"vision_encoder_state_dict": {"conv1.weight": torch.zeros(2), "strange.weight": torch.zeros(2)}}, file)
     with pytest.raises(ModelError, match=r"visual\.strange\.weight"):
         load_model(f"checkpoint:{file},{base}")
+    torch.save({1: torch.zeros(2)}, file)
+    with pytest.raises(ModelError, match="holds no weights"):
+        read_published(file)
+    with pytest.raises(ModelError, match="is no parameter"):  # not a stack of query, key and value
+        to_transformers({"visual.transformer.resblocks.0.attn.in_proj_weight": torch.zeros(4, 2)})
 
 
 class Payload:

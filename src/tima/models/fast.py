@@ -66,7 +66,8 @@ class AttackModel:
 
     def refresh(self) -> None:
         """Take over the classifier's weights. Calls do so themselves when torch knows of a change; `p.data` hides one."""
-        with torch.no_grad():
+        # kept for later calls with gradients, which tensors of inference mode cannot take part in
+        with torch.inference_mode(False), torch.no_grad():
             if self.kind == "lean":
                 self._weights = _detached(lean.gather_weights(self.classifier.model, self.dtype))
             elif self.kind == "shadow":

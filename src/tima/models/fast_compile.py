@@ -25,7 +25,7 @@ class CompiledTower:
         self._works: bool | None = None
 
     def __call__(self, weights: lean.LeanWeights, image_BCHW: Tensor) -> Tensor:
-        if self._works is False:
+        if self._works is False or len(image_BCHW) == 0:
             return lean.image_features(weights, image_BCHW)
         number, size = len(image_BCHW), bucket(len(image_BCHW))
         # copies of the last image, not zeros: nothing that is computed from them can be NaN where the batch is not

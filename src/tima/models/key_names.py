@@ -62,7 +62,7 @@ def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ModelError(f"'{name}' is no parameter of OpenAI's CLIP with a vision transformer.")
         layer, part, kind = match.groups()
         root = f"{TOWERS[tower]}{layer}."
-        if part == "attn.in_proj":
+        if part == "attn.in_proj" and len(value) % len(PROJECTIONS) == 0:
             # (3W, W) is query, key and value one over the other
             for projection, rows in zip(PROJECTIONS, value.chunk(3), strict=True):
                 found[f"{root}self_attn.{projection}.{kind}"] = rows.contiguous()

@@ -147,4 +147,4 @@ def _attend(x_BNW: Tensor, qkv: tuple[Tensor, Tensor], heads: int, first_only: b
     else:
         q, k, v = F.linear(x_BNW, *qkv).view(B, N, 3, heads, W // heads).permute(2, 0, 3, 1, 4)
     weight_BHNN = ((q * (W // heads) ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-    return (weight_BHNN @ v).transpose(1, 2).reshape(B, -1, W)
+    return (weight_BHNN @ v).transpose(1, 2).reshape(B, 1 if first_only else N, W)

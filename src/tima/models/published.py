@@ -101,7 +101,9 @@ def _weights_in(value: Any, path: Path) -> dict[str, Tensor]:
     """The first dictionary of tensors among the known places, or the file's own."""
     candidates = [value.get(place) for place in PLACES] + [value] if isinstance(value, Mapping) else []
     for candidate in candidates:
-        if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
+        if not isinstance(candidate, Mapping) or not candidate:
+            continue
+        if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in candidate.items()):
             return dict(candidate)
     keys = ", ".join(list(map(str, value))[:6]) if isinstance(value, Mapping) else type(value).__name__
     raise ModelError(f"{path} holds no weights under {', '.join(PLACES)} or at its top; it holds: {keys}.")
@@ -115,5 +117,5 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if prefix is None or any(n.startswith(known) for n in weights):
             break
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    constants = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-    return {name: value.float() for name, value in weights.items() if name not in constants}
+    constants = ("input_resolution", "context_length", "vocab_size", "attn_mask", "position_ids")  # transformers had the last
+    return {name: value.float() for name, value in weights.items() if name.rpartition(".")[2] not in constants}
