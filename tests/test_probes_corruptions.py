@@ -11,6 +11,7 @@ from tima.errors import DataError, RecipeError
 from tima.models import ZeroShotClassifier
 from tima.probes.corrupted import probe_corruptions
 from tima.probes.corruptions import CORRUPTIONS, TABLES, corrupt, table_for
+from tima.probes.corruptions.blur import glass_blur
 from tima.probes.pictures import load_pixels
 
 each = pytest.mark.parametrize("name", CORRUPTIONS)
@@ -76,6 +77,19 @@ def test_formulas_by_hand() -> None:
     impulse = corrupt(flat, "impulse_noise", 5)
     assert (impulse != 128).mean() == pytest.approx(0.07, abs=0.01)
     assert set(np.unique(impulse)) == {0, 128, 255}
+
+
+def test_glass_writes_one_pixel_over_the_other_as_the_published_script_does() -> None:
+    image, reach = picture(24) / 255.0, 2
+    got = glass_blur(image, (0.7, reach, 2), np.random.default_rng(5))
+    rng, x = np.random.default_rng(5), ndimage.gaussian_filter(image, (0.7, 0.7, 0), mode="nearest")
+    for _ in range(2):
+        step = rng.integers(-reach, reach, (24, 24, 2))
+        for h in range(24 - reach, reach, -1):
+            for w in range(24 - reach, reach, -1):
+                dx, dy = step[h, w]
+                x[h, w], x[h + dy, w + dx] = x[h + dy, w + dx], x[h, w]  # views: the second assignment changes nothing
+    assert np.allclose(got, ndimage.gaussian_filter(x, (0.7, 0.7, 0), mode="nearest"))
 
 
 @pytest.mark.parametrize("name", ["defocus_blur", "motion_blur", "glass_blur", "zoom_blur", "pixelate", "elastic_transform"])
