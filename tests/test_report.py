@@ -209,6 +209,17 @@ def test_overlapping_intervals_are_said(tmp_path: Path) -> None:
     assert "The intervals of TIMA and TeCoA overlap" in " ".join(summary_sentences(comparison))
 
 
+def test_a_tie_has_no_winner_and_no_difference(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / "a", "tecoa", {"cifar10": [0.5, 0.4, 0.3, 0.2, 0.1]}),
+        write_run(tmp_path / "b", "tima", {"cifar10": [0.6, 0.4, 0.3, 0.2, 0.1]}),
+    ]
+    (comparison,) = compare(read_runs(folders))
+    first, *others = summary_sentences(comparison)
+    assert first.startswith("On cifar10, TeCoA and TIMA still classify ") and "against" not in first
+    assert not any("overlap" in sentence for sentence in others)
+
+
 def test_missing_result_is_shown_and_has_no_average(runs: list[Path]) -> None:
     for file in (runs[1] / "results").glob("groceries*"):
         file.unlink()

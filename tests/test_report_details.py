@@ -15,6 +15,7 @@ from tima.cli import app
 from tima.errors import ResultError
 from tima.report import markdown_table, report
 from tima.report.comparison import compare
+from tima.report.details import health_table
 from tima.report.latex import escape, latex
 from tima.report.paired import paired
 from tima.report.protocols import compare_protocols
@@ -105,6 +106,31 @@ def test_latex_is_escaped_and_balanced(rich: list[Path]) -> None:
     text = latex(compare(read_runs(rich)))
     assert text.count("\\toprule") == text.count("\\bottomrule") == 1 and "$^\\dagger$" in text and "⚠" not in text
     assert all(line.count(" & ") == 6 for line in text.splitlines() if line.endswith("\\\\"))
+
+
+@pytest.mark.parametrize(("probe", "said"), [(15, "the smallest probe held 15 right images"), (16, "")])
+def test_a_small_probe_is_said(rich: list[Path], probe: int, said: str) -> None:
+    path = next((rich[0] / "results").glob("cifar10*.json"))
+    record = json.loads(path.read_text())
+    record["robust"][1]["health"]["probe_n"] = probe
+    path.write_text(json.dumps(record))
+    text = markdown_table(rich)
+    assert ("smallest probe" in text) == bool(said) and said in text
+
+
+def test_what_was_not_measured_is_not_called_quiet(rich: list[Path]) -> None:
+    path = next((rich[0] / "results").glob("cifar10*.json"))
+    record = json.loads(path.read_text())
+    blank = {"name": "transfer", "value": None, "limit": None, "fired": False, "note": "not measured: no reference model"}
+    for row in record["robust"]:
+        row["health"]["indicators"] = [blank, {**blank, "fired": True, "note": "transfer could not be measured: NaN"}]
+    path.write_text(json.dumps(record))
+    (run,) = read_runs([rich[0]])
+    (stored,) = [s for s in run.results if s.record.dataset == "cifar10"]
+    table = health_table([(run, stored)])
+    assert table is not None
+    assert table.rows[0][2:] == ["transfer", "not measured", "", "", "no reference model"]
+    assert table.rows[1][2:] == ["transfer", "⚠ fired", "", "", "transfer could not be measured: NaN"]
 
 
 def test_markdown_says_health_and_time(rich: list[Path]) -> None:

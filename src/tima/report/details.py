@@ -68,10 +68,11 @@ def health_table(pairs: list[tuple[Run, Stored]]) -> Table | None:
             for indicator in health.indicators if health else []:
                 if indicator.fired:
                     alarms.add(len(rows))
-                value = "not measured" if indicator.value is None else f"{indicator.value:.4g}"
+                value = "" if indicator.value is None else f"{indicator.value:.4g}"
                 limit = "" if indicator.limit is None else f"{indicator.limit:.4g}"
-                sign = f"{MARK} fired" if indicator.fired else "quiet"
-                rows.append([run.name, robust.eps_text, indicator.name.replace("_", " "), sign, value, limit, indicator.note])
+                sign = f"{MARK} fired" if indicator.fired else "not measured" if indicator.value is None else "quiet"
+                note = indicator.note.removeprefix("not measured: ")
+                rows.append([run.name, robust.eps_text, indicator.name.replace("_", " "), sign, value, limit, note])
     columns = ["model", "eps", "indicator", "", "value", "limit", "note"]
     return Table("Attack health, indicator by indicator", columns, rows, alarms=frozenset(alarms)) if rows else None
 

@@ -3,6 +3,7 @@
 from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison, protocol_key
 from tima.report.runs import Run
 
+FEW = 16  # images of a health probe: below it a fault that concerns a third of the images is missed in every sixth case
 MARK = "⚠"  # beside a robust number whose attack cannot be believed
 
 
@@ -28,20 +29,23 @@ def summary_sentences(comparison: Comparison) -> list[str]:
     clean = _ranked(comparison, block, 0)
     if not ranked or column == 0:
         return [_clean_sentence(_where(block), clean)] if clean else ["None of the runs has a finished result yet."]
-    (run, cell), rest = ranked[0], ranked[1:]
+    cell = ranked[0][1]
+    first = [r.name for r, c in ranked if c.value == cell.value]
+    rest = ranked[len(first) :]
     eps = comparison.columns[column]
+    verb = "classifies" if len(first) == 1 else "classify"
     sentence = (
-        f"{_where(block)}, {run.name} still classifies {percent(cell.value or 0)} % of the images correctly "
+        f"{_where(block)}, {listing(first)} still {verb} {percent(cell.value or 0)} % of the images correctly "
         f"(95 % interval {interval(cell)}) when {_budget(comparison, eps)}"
     )
     if rest:
         sentence += f", against {listing([f'{percent(c.value or 0)} % for {r.name}' for r, c in rest])}"
     sentences = [sentence + "."]
-    if rest and block.warnings:
+    if len(ranked) > 1 and block.warnings:
         sentences.append("These rows are not compared like for like; see the notes at the tables.")
     elif rest and rest[0][1].high >= cell.low:
-        near = listing([r.name for r, c in rest if c.high >= cell.low])
-        sentences.append(f"The intervals of {run.name} and {near} overlap, so that difference may be chance.")
+        near = listing(first + [r.name for r, c in rest if c.high >= cell.low])
+        sentences.append(f"The intervals of {near} overlap, so that difference may be chance.")
     if clean:
         sentences.append(_clean_sentence("Without an attack", clean))
     return sentences
@@ -70,10 +74,13 @@ def health_sentence(comparison: Comparison) -> str:
     if not known:
         return ""
     bad = sum(cell.suspicious for cell in known)
+    number = "all" if len(known) == len(cells) else str(len(known))
+    said = f"reliable for {number}" if not bad else f"suspicious for {bad} of {len(known)}"
+    mark = f", marked {MARK}" if bad else ""
     unknown = f"; {len(cells) - len(known)} have no verdict" if len(known) < len(cells) else ""
-    if not bad:
-        return f"Attack health: reliable for {'all' if not unknown else len(known)} robust numbers of the data sets{unknown}."
-    return f"Attack health: suspicious for {bad} of {len(known)} robust numbers of the data sets, marked {MARK}{unknown}."
+    smallest = min((cell.health.probe_n for cell in known if cell.health is not None), default=0)
+    few = f"; the smallest probe held {smallest} right images, too few to see most faults" if 0 < smallest < FEW else ""
+    return f"Attack health: {said} robust numbers of the data sets{mark}{unknown}{few}."
 
 
 def duration(seconds: float) -> str:
