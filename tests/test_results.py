@@ -17,7 +17,8 @@ def make_result(**changes: Any) -> Result:
         {
             "eps": eps / 255, "eps_text": f"{eps}/255", "n": 10, "correct": correct, "robust_accuracy": correct / 10,
             "ci95": [0.1, 0.9], "already_broken": before,
-            "attacks": [{"name": "pgd", "params": {"steps": 20}, "broken": broken}], "forwards": 5, "backwards": 4, "wall_time_s": 0.5,
+            "attacks": [{"name": "pgd", "params": {"steps": 20}, "broken": broken}],
+            "forwards": 5, "backwards": 4, "wall_time_s": 0.5,
         }
         for eps, correct, before, broken in ((2, 6, 2, 2), (4, 3, 4, 3))
     ]  # fmt: skip
