@@ -1,6 +1,9 @@
 """Put the demo's table into README.md, from the result files in docs/demo.
 
-    tima demo && python tools/update_readme.py --from runs/demo     # copies the new results, then writes the table
+    tima demo
+    tima evaluate --model runs/demo/tima --data pictures,zero-shot --protocol demo-autoattack   # and tecoa, and nano:
+    tima evaluate --model nano --data pictures,zero-shot --protocol demo-autoattack --out runs/demo/original
+    python tools/update_readme.py --from runs/demo                  # copies the new results, then writes the table
     python tools/update_readme.py                                   # writes the table from what is stored
 
 Only result JSONs, summaries, metrics and recipes are stored: no figure in the README is typed by hand.
@@ -21,21 +24,22 @@ BEGIN, END = "<!-- results:", "<!-- end of results -->"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, help="folder of a finished demo")
+    parser.add_argument("--protocol", default="demo-autoattack", help="results of this protocol are stored")
     args = parser.parse_args()
     if args.source:
-        store(args.source)
+        store(args.source, args.protocol)
     readme = ROOT / "README.md"
     readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def store(source: Path) -> None:
+def store(source: Path, protocol: str) -> None:
     for run in RUNS:
         target = STORED / run
         shutil.rmtree(target, ignore_errors=True)
         (target / "results").mkdir(parents=True)
         for file in [*source.glob(f"{run}/*.json"), *source.glob(f"{run}/*.jsonl"), *source.glob(f"{run}/recipe.yaml")]:
             shutil.copy(file, target / file.name)
-        for file in source.glob(f"{run}/results/*.json"):
+        for file in source.glob(f"{run}/results/*.{protocol}.json"):
             shutil.copy(file, target / "results" / file.name)
 
 
