@@ -1,5 +1,6 @@
 """`tima evaluate` and `tima protocols`: what the options do to the protocol, and what stands in the files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from tima.cli import app
 from tima.cli.evaluate import _changed, _version
 from tima.cli.jobs import find_device
-from tima.errors import RecipeError
+from tima.errors import DataError, RecipeError
 from tima.protocols import Protocol, load_protocol
 from tima.results import load_results
 
@@ -57,10 +58,33 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_device(None) == "cpu"
     with pytest.raises(RecipeError, match="--device cuda"):
         find_device("cuda")
+    for name in ("tpu", "cuda:99", "meta "):
+        with pytest.raises(RecipeError, match=f"--device {name} cannot be used here"):
+            find_device(name)
+    monkeypatch.setattr("torch.empty", lambda *_, **__: None)  # two GPUs that are not there
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert (find_device(None), find_device("cuda:0"), find_device("cpu")) == ("cuda:1", "cuda:0", "cpu")
+
+
+@pytest.mark.parametrize("key", ["steps", "restarts", "queries"])
+def test_counts_are_refused_before_hours_of_other_attacks(key: str) -> None:
+    """Square comes last: 0 queries were refused when it began, or never."""
+    for bad in (0, -1, 2.5, "many"):
+        with pytest.raises(RecipeError, match=f"attack_params: {key} must be a whole number from 1"):
+            changed("standard", **{key: bad})
+    assert changed("standard", **{key: 1}).attack_params[key] == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [("nowhere,nothing", "2 of 2 data sets .* nothing was measured"), (",", "no data set")]
+)
+def test_no_data_set_at_all_says_so(tmp_path: Path, data: str, message: str) -> None:
+    """Not that a folder of results is missing, which is only what follows from it."""
+    words = ["evaluate", "--model", "nano", "--data", data, "--quiet", "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, words).exception
+    assert isinstance(found, DataError) and re.search(message, str(found))
 
 
 def test_evaluate_with_an_ensemble_leaves_each_attack_in_the_record(tokenizer: Any, tmp_path: Path) -> None:

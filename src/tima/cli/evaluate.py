@@ -97,6 +97,8 @@ def evaluate(
     fields = {"eps": eps, "norm": norm, "seed": seed, "precision": precision, "pixel_grid": pixel_grid}
     chosen = _changed(load_protocol(protocol), attack, params, fields, samples, health)
     names = [n for part in split_names(data) for n in (ZERO_SHOT if part == "zero-shot" else [part])]
+    if not names:
+        raise DataError("--data names no data set. Give names (see: tima data) or folders, separated by commas.")
     out = out or default_out(model)
     failed = evaluate_run(
         model,
@@ -113,12 +115,14 @@ def evaluate(
     if is_main_process():
         from tima.report import terminal_table
 
-        stdout().print(terminal_table([out]))
-        stdout().print(f"Results: [bold]{out / 'results'}[/]", highlight=False)
+        if len(failed) < len(names):
+            stdout().print(terminal_table([out]))
+            stdout().print(f"Results: [bold]{out / 'results'}[/]", highlight=False)
         for name, why in failed.items():
             stderr().print(f"[bold yellow]missing[/] {name}: {why}", highlight=False)
     if failed:
-        raise DataError(f"{len(failed)} of {len(names)} data sets could not be evaluated; the others are complete.")
+        others = "the others are complete" if len(failed) < len(names) else "nothing was measured"
+        raise DataError(f"{len(failed)} of {len(names)} data sets could not be evaluated; {others}.")
 
 
 def _version(text: str) -> str | list[str]:

@@ -69,7 +69,11 @@ def evaluate_run(
 
 
 def find_device(name: str | None) -> str:
-    """Where to work: what was asked for, else a GPU if there is one. `cuda` among several processes is each one's own."""
+    """Where to work: what was asked for, else a GPU if there is one. `cuda` among several processes is each one's own.
+
+    Raises:
+        RecipeError: no such device here.
+    """
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,4 +82,10 @@ def find_device(name: str | None) -> str:
             "--device cuda: this machine has no GPU that torch can use. Leave --device out, or install torch for CUDA."
         )
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    return f"cuda:{local % torch.cuda.device_count()}" if name == "cuda" else name
+    place = f"cuda:{local % torch.cuda.device_count()}" if name == "cuda" else name
+    try:
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise RecipeError(f"--device {name} cannot be used here: {why}. Leave --device out to take what there is.") from error
+    return place

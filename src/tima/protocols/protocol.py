@@ -13,6 +13,7 @@ from tima.errors import EpsError
 
 # fields that say what is reported beside a number and cannot move it
 BESIDE = frozenset({"about", "health_probe", "adversarial_8bit"})
+COUNTS = frozenset({"steps", "restarts", "queries", "tries"})  # attack parameters of which there must be one at least
 
 
 class Protocol(BaseModel):
@@ -58,6 +59,15 @@ class Protocol(BaseModel):
     @classmethod
     def _read_step_size(cls, value: dict[str, Any]) -> dict[str, Any]:
         return {k: parse_eps(v) if k == "step_size" and isinstance(v, str) else v for k, v in value.items()}
+
+    @field_validator("attack_params", mode="after")
+    @classmethod
+    def _check_counts(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # now: the last attack of an ensemble would say so after hours, or never where the ones before leave it nothing
+        for key in COUNTS & value.keys():
+            if not isinstance(value[key], int) or value[key] < 1:
+                raise ValueError(f"{key} must be a whole number from 1, not {value[key]!r}")
+        return value
 
     @field_validator("templates", mode="after")
     @classmethod
