@@ -132,6 +132,7 @@ def _panel(title: str, lines: list[Line], run: Run, key: str, alt: str, unit: st
     axes.set_xlim(0, max(line.x[-1] for line in lines) or 1)
     axes.margins(y=0.1)
     axes.set_xlabel("optimiser step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
     best = run.summary.get("best_step")
