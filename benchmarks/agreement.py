@@ -52,7 +52,8 @@ def main() -> None:
         if options.model != "none":
             subjects.append(zero_shot_subject(options.model, options.data, options.samples))
         for subject in subjects:
-            for attack in options.attacks.split(","):
+            # the longest last
+            for attack in sorted(options.attacks.split(","), key="standard".__eq__):
                 for library in RUNS[attack]:
                     if not options.libraries or library.split()[0] in options.libraries.split(","):
                         for seed in range(options.seeds):

@@ -1,6 +1,7 @@
 """`lean.image_features` through torch.compile, with few sizes of batch, and without it where no compiler works.
 
-Attacks shrink their batches, and every new size would be a new compilation. So batches are padded to a few sizes.
+Attacks shrink their batches, and every new size would be a new compilation of most of a minute (one for all sizes takes far
+longer). So batches are padded to the largest one seen, its half or its quarter, and smaller ones run uncompiled.
 Shapes: `B` images, `C` channels, `H, W` pixels, `D` embedding width.
 """
 
@@ -23,11 +24,14 @@ class CompiledTower:
         self.notes = notes
         self._run: Callable[[lean.LeanWeights, Tensor], Tensor] = torch.compile(lean.image_features, dynamic=False)
         self._works: bool | None = None
+        self._largest = 0
 
     def __call__(self, weights: lean.LeanWeights, image_BCHW: Tensor) -> Tensor:
-        if self._works is False or len(image_BCHW) == 0:
+        number = len(image_BCHW)
+        self._largest = max(self._largest, number)
+        size = bucket(number, self._largest)
+        if self._works is False or size is None:
             return lean.image_features(weights, image_BCHW)
-        number, size = len(image_BCHW), bucket(len(image_BCHW))
         # copies of the last image, not zeros: nothing that is computed from them can be NaN where the batch is not
         padded_BCHW = torch.cat([image_BCHW, image_BCHW[-1:].detach().expand(size - number, -1, -1, -1)])
         if self._works:
@@ -43,9 +47,7 @@ class CompiledTower:
         return feature_BD
 
 
-def bucket(number: int) -> int:
-    """The size to which a batch of `number` images is padded: a power of two or three quarters of one, at least 8; above 64
-    multiples of 32. At most a third is wasted, above 64 far less."""
-    if number > 64:
-        return -(-number // 32) * 32
-    return next(size for size in (8, 12, 16, 24, 32, 48, 64) if number <= size)
+def bucket(number: int, largest: int) -> int | None:
+    """The size to which a batch of `number` images is padded where the largest batch has `largest`; None: not worth it."""
+    sizes = (-(-largest // 4), -(-largest // 2), largest)
+    return next((size for size in sizes if size < 2 * number and number <= size), None)
