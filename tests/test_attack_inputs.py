@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tima.attacks import ATTACKS
-from tima.errors import DataError, EpsError, ModelError
+from tima.errors import DataError, EpsError, ModelError, RecipeError
 
 SHORT: dict[str, dict[str, Any]] = {
     "fgsm": {},
@@ -115,3 +115,14 @@ def test_refuses_a_model_of_nan(name: str) -> None:
 def test_attacks_that_need_a_class_refuse_soft_labels(name: str) -> None:
     with pytest.raises(DataError, match="class numbers"):
         attacked(name, label=torch.rand(4, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("pgd", "steps"), ("mi-fgsm", "steps"), ("apgd", "steps"), ("apgd", "eot_iter"), ("apgd", "targets"), ("fab", "steps")]
+    + [("cw", "searches"), ("square", "queries"), ("square", "restarts"), ("noise", "tries"), ("pgd", "batch_size")],
+)
+@pytest.mark.parametrize("value", [2.5, "2"])
+def test_half_a_step_is_refused_and_never_waited_for(name: str, count: str, value: Any) -> None:
+    with pytest.raises(RecipeError, match="whole numbers"):
+        attacked(name, **{count: value})

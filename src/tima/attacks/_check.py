@@ -51,6 +51,9 @@ def check_attack(
                 f"Attacks take images in [0, 1]; these reach from {low:.4g} to {high:.4g}. Divide 0-255 images by 255, and "
                 "leave normalisation to the model (DualEncoder.encode_image does it inside)."
             )
+    counts = (steps, restarts, targets, eot_iter, *(() if batch_size is None else (batch_size,)))
+    if not all(isinstance(count, int) for count in counts):  # half a step is never reached: the search would not end
+        raise RecipeError(f"Steps, restarts, targets, forward passes and batch_size are whole numbers, not {list(counts)}.")
     if steps < 1 or restarts < 1:
         raise RecipeError(f"An attack needs at least 1 step and 1 restart, not {steps} and {restarts}.")
     if step_size is not None and not step_size > 0:
