@@ -76,6 +76,25 @@ def test_a_module_is_told_apart_by_its_weights_and_a_function_by_its_word(tmp_pa
         evaluate_classifier(lambda x: one(x), data, protocol, checkpoint="v2", **by_word)
 
 
+def test_a_defence_without_weights_is_another_model(tmp_path: Path) -> None:
+    """The old numbers must not be taken for those of fewer bits, though all weights are the same."""
+
+    class Rounded(nn.Module):
+        def __init__(self, inner: nn.Module, bits: int) -> None:
+            super().__init__()
+            self.inner, self.bits = inner, bits
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner((x * 2**self.bits).round() / 2**self.bits)
+
+    inner, protocol = linear(), protocol_for(eps="1/255")
+    words: dict[str, Any] = {"name": "m", "out": tmp_path, "progress": False}
+    first = evaluate_classifier(Rounded(inner, 3), picture_tensors(inner), protocol, **words)
+    assert evaluate_classifier(Rounded(inner, 3).train(), picture_tensors(inner), protocol, **words) == first
+    with pytest.raises(ResultError, match="another checkpoint"):
+        evaluate_classifier(Rounded(inner, 2), picture_tensors(inner), protocol, **words)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

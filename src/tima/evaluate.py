@@ -135,7 +135,8 @@ def evaluate_classifier(
         name: what tables call the classifier.
         data_name: what tables call images that come as tensors.
         class_names: of the logits, in their order; by default the set's, or numbers.
-        checkpoint: any text that changes with a function's behaviour. A module's weights are hashed instead.
+        checkpoint: any text that changes with a function's behaviour. Of a module, weights, layers and their plain settings
+            (numbers, texts) are hashed instead; what it holds besides needs this text too.
         out, batch_size, device, gallery, progress: as in `evaluate`.
         reference: an undefended classifier, as pixels to logits.
 

@@ -100,13 +100,21 @@ def checkpoint_sha256(logits_fn: LogitsFn, checkpoint: str | None, kept: bool) -
     if checkpoint is not None:
         return hashlib.sha256(checkpoint.encode()).hexdigest()
     if isinstance(logits_fn, nn.Module):
-        return weights_sha256(logits_fn)
+        text = "\n".join([weights_sha256(logits_fn), *_settings(logits_fn)])
+        return hashlib.sha256(text.encode()).hexdigest()
     if kept:
         raise RecipeError(
             "This classifier is a function, so nothing tells its results from those of another one. Hand in an nn.Module, or "
             "checkpoint='any text that you change with the function'."
         )
     return hashlib.sha256(b"a function").hexdigest()
+
+
+def _settings(module: nn.Module) -> Iterator[str]:
+    """What no weight says of a classifier: its layers and their plain settings, such as the bits that a defence leaves."""
+    for place, part in module.named_modules():
+        plain = {k: v for k, v in vars(part).items() if isinstance(v, (bool, int, float, str)) and k != "training"}
+        yield f"{place} {type(part).__qualname__} {sorted(plain.items())}"
 
 
 @contextmanager
