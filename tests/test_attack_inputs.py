@@ -117,11 +117,18 @@ def test_attacks_that_need_a_class_refuse_soft_labels(name: str) -> None:
         attacked(name, label=torch.rand(4, 10))
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [("pgd", "steps"), ("mi-fgsm", "steps"), ("apgd", "steps"), ("apgd", "eot_iter"), ("apgd", "targets"), ("fab", "steps")]
-    + [("cw", "searches"), ("square", "queries"), ("square", "restarts"), ("noise", "tries"), ("pgd", "batch_size")],
-)
+COUNTS = {
+    "pgd": ["steps", "restarts", "batch_size"],
+    "mi-fgsm": ["steps"],
+    "apgd": ["steps", "eot_iter", "targets"],
+    "fab": ["steps"],
+    "cw": ["searches"],
+    "square": ["queries", "restarts"],
+    "noise": ["tries"],
+}
+
+
+@pytest.mark.parametrize(("name", "count"), [(name, count) for name, counts in COUNTS.items() for count in counts])
 @pytest.mark.parametrize("value", [2.5, "2"])
 def test_half_a_step_is_refused_and_never_waited_for(name: str, count: str, value: Any) -> None:
     with pytest.raises(RecipeError, match="whole numbers"):
