@@ -38,7 +38,7 @@ def random_noise(probe: Probe) -> Indicator:
 def smaller_eps(probe: Probe) -> Indicator:
     """Standing images that PGD breaks at half the eps: a smaller ball lies inside the larger one."""
     note = "a short PGD at half the eps breaks images that the attack left standing"
-    return _weaker(probe, "smaller eps", pgd, note, eps=probe.eps / 2, steps=STEPS // 2)
+    return _weaker(probe, "smaller eps", pgd, note, eps=probe.eps / 2, steps=STEPS // 2, stop_when_broken=True)
 
 
 def large_eps(probe: Probe) -> Indicator:
@@ -47,7 +47,7 @@ def large_eps(probe: Probe) -> Indicator:
     if n == 0:
         return not_measured("large eps", "no image is right when clean")
     eps = LARGE if probe.norm == "l_inf" else LARGE * prod(probe.image_BCHW.shape[1:]) ** 0.5
-    _, broken_R = probe.run(pgd, probe.right_B, eps=eps, steps=STEPS, loss=_loss(probe))
+    _, broken_R = probe.run(pgd, probe.right_B, eps=eps, steps=STEPS, loss=_loss(probe), stop_when_broken=True)
     note = f"at eps {eps:.3g}, where every image can turn grey, PGD leaves more than chance standing: gradients are masked"
     return from_count("large eps", int((~broken_R).sum()), n, note, rate=1 / probe.classes)
 
@@ -60,8 +60,8 @@ def apgd_minus_pgd(probe: Probe) -> Indicator:
     n = int(probe.right_B.sum())
     if n == 0:
         return not_measured("apgd minus pgd", "no image is right when clean")
-    _, pgd_R = probe.run(pgd, probe.right_B, steps=STEPS, loss=_loss(probe))
-    _, apgd_R = probe.run(apgd, probe.right_B, steps=STEPS, loss=_loss(probe))
+    _, pgd_R = probe.run(pgd, probe.right_B, steps=STEPS, loss=_loss(probe), stop_when_broken=True)
+    _, apgd_R = probe.run(apgd, probe.right_B, steps=STEPS, loss=_loss(probe), stop_when_broken=True)
     only_pgd, only_apgd = int((pgd_R & ~apgd_R).sum()), int((apgd_R & ~pgd_R).sum())
     limit = int(binom.ppf(1 - ALPHA, only_pgd + only_apgd, 0.5)) if only_pgd + only_apgd else 0
     seen = f"only PGD breaks {only_pgd}, only APGD {only_apgd} of {n}"
