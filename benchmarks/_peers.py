@@ -211,13 +211,13 @@ RUNS: dict[str, dict[str, Run]] = {
 NORMS = {"cw": "l_2"}
 BUDGETS: dict[str, dict[str, Any]] = {
     "standard": {},
-    "apgd-ce": {"steps": 100},
-    "apgd-dlr": {"steps": 100},
+    "apgd-ce": {"steps": 50},
+    "apgd-dlr": {"steps": 50},
     "apgd-t": {"steps": 25, "targets": 9},
     "fab-t": {"steps": 25, "targets": 9},
-    "square": {"queries": 1000},
-    "pgd": {"steps": 20},
+    "square": {"queries": 500},
+    "pgd": {"steps": 10},
     "fgsm": {},
     "mi-fgsm": {"steps": 10},
-    "cw": {"searches": 5, "steps": 60, "step_size": 0.01},
+    "cw": {"searches": 4, "steps": 30, "step_size": 0.02},
 }

@@ -128,6 +128,8 @@ def candidates(subject: Subject, options: argparse.Namespace) -> dict[str, Candi
         if not options.autoattack:
             table["tima, fp32, every image to the end"] = lambda: ours("fp32", False, False)
             table["tima, bf16, every image to the end"] = lambda: ours("bf16", False, False)
+            if options.compile:
+                table["tima, bf16 compiled, every image to the end"] = lambda: ours("bf16", True, False)
     wanted = options.only.split(";") if options.only else list(table)
     return {name: table[name]() for name in wanted}
 
