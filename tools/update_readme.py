@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from tima.report import markdown_table
+from tima.results import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "docs" / "demo"
@@ -24,23 +25,26 @@ BEGIN, END = "<!-- results:", "<!-- end of results -->"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="source", type=Path, help="folder of a finished demo")
-    parser.add_argument("--protocol", default="demo-autoattack", help="results of this protocol are stored")
+    parser.add_argument("--protocols", default="demo,demo-autoattack", help="results of these protocols are stored")
     args = parser.parse_args()
     if args.source:
-        store(args.source, args.protocol)
+        store(args.source, args.protocols.split(","))
     readme = ROOT / "README.md"
     readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def store(source: Path, protocol: str) -> None:
+def store(source: Path, protocols: list[str]) -> None:
+    """Copy what the table needs. A data set that is not complete for every run under a protocol is left out of it."""
+    found = [[f.name for f in source.glob(f"{run}/results/*.json") if read_result(f).complete] for run in RUNS]
+    wanted = [n for n in found[0] if all(n in names for names in found) and n.split(".")[-2] in protocols]
     for run in RUNS:
         target = STORED / run
         shutil.rmtree(target, ignore_errors=True)
         (target / "results").mkdir(parents=True)
         for file in [*source.glob(f"{run}/*.json"), *source.glob(f"{run}/*.jsonl"), *source.glob(f"{run}/recipe.yaml")]:
             shutil.copy(file, target / file.name)
-        for file in source.glob(f"{run}/results/*.{protocol}.json"):
-            shutil.copy(file, target / "results" / file.name)
+        for name in wanted:
+            shutil.copy(source / run / "results" / name, target / "results" / name)
 
 
 def with_table(readme: str) -> str:
