@@ -57,7 +57,9 @@ def main() -> None:
         record = measure(subject, options)
         options.results.mkdir(parents=True, exist_ok=True)
         kind = "autoattack" if options.autoattack else "pgd"
-        (options.results / f"{subject.name}.{kind}.{options.eps:g}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (options.results / f"{subject.name}.{kind}.{options.eps:g}.json").write_text(
+            json.dumps(record, indent=1) + "\n", encoding="utf-8"
+        )
     text = page([json.loads(file.read_text()) for file in sorted(options.results.glob("*.json"))])
     options.page.write_text(text, encoding="utf-8")
     print(text)
