@@ -4,25 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_net import Net, make_batch
+from torch import Tensor
 
 from tima.attacks import CountedModel
 from tima.attacks.cw import cw
 from tima.errors import DataError, ModelError, RecipeError
-
-
-class Net(nn.Module):
-    """A small convolutional classifier with boundaries that bend."""
-
-    def __init__(self, classes: int = 5) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, classes)
-        for p in self.parameters():
-            p.data.normal_(0, 0.3, generator=generator)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.head(torch.sin(2 * self.conv(image_BCHW - 0.5)).flatten(1))
 
 
 @pytest.fixture
@@ -32,8 +19,7 @@ def net() -> Net:
 
 @pytest.fixture
 def batch(net: Net) -> tuple[Tensor, Tensor]:
-    image_BCHW = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    return image_BCHW, net(image_BCHW).argmax(1)
+    return make_batch(net, 12)
 
 
 def length(x: Tensor) -> Tensor:

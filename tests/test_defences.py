@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_net import Net
+from torch import Tensor
 
 from tima.attacks import CountedModel, pgd
 from tima.attacks.bpda import defended, straight_through
@@ -10,20 +11,6 @@ from tima.attacks.eot import expected
 from tima.errors import ModelError, RecipeError
 
 EPS = 0.03
-
-
-class Net(nn.Module):
-    """A small convolutional classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, 5)
-        for p in self.parameters():
-            p.data.normal_(0, 0.3, generator=generator)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.head(torch.sin(2 * self.conv(image_BCHW - 0.5)).flatten(1))
 
 
 def rounding(image_BCHW: Tensor) -> Tensor:

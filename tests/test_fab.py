@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from small_net import Net, generators, make_batch
+from torch import Tensor
 
 from tima.attacks import CountedModel, pgd
 from tima.attacks._fab_projection import to_hyperplane
@@ -15,21 +16,6 @@ from tima.errors import DataError, EpsError, ModelError, RecipeError
 EPS = 4 / 255
 
 
-class Net(nn.Module):
-    """A small convolutional classifier with boundaries that bend."""
-
-    def __init__(self, classes: int = 5, rough: float = 2.0) -> None:
-        super().__init__()
-        self.rough = rough
-        generator = torch.Generator().manual_seed(1)
-        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, classes)
-        for p in self.parameters():
-            p.data.normal_(0, 0.3, generator=generator)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.head(torch.sin(self.rough * self.conv(image_BCHW - 0.5)).flatten(1))
-
-
 @pytest.fixture
 def net() -> Net:
     return Net()
@@ -37,12 +23,7 @@ def net() -> Net:
 
 @pytest.fixture
 def batch(net: Net) -> tuple[Tensor, Tensor]:
-    image_BCHW = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    return image_BCHW, net(image_BCHW).argmax(1)
-
-
-def generators(n: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(i) for i in range(n)]
+    return make_batch(net, 16)
 
 
 def slow_projection(x: np.ndarray, w: np.ndarray, gap: float, norm: str) -> np.ndarray:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from small_net import Net, generators, make_batch, margin
+from torch import Tensor
 
 from tima.attacks import CountedModel, pgd
 from tima.attacks._square_l2 import L2Squares, bump, pattern
@@ -17,20 +17,6 @@ from tima.errors import DataError, EpsError, ModelError, RecipeError
 EPS = 4 / 255
 
 
-class Net(nn.Module):
-    """A small convolutional classifier."""
-
-    def __init__(self, classes: int = 5) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, classes)
-        for p in self.parameters():
-            p.data.normal_(0, 0.3, generator=generator)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.head(torch.sin(2 * self.conv(image_BCHW - 0.5)).flatten(1))
-
-
 @pytest.fixture
 def net() -> Net:
     return Net()
@@ -38,19 +24,7 @@ def net() -> Net:
 
 @pytest.fixture
 def batch(net: Net) -> tuple[Tensor, Tensor]:
-    image_BCHW = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    return image_BCHW, net(image_BCHW).argmax(1)
-
-
-def generators(n: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(i) for i in range(n)]
-
-
-def margin(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits = net(x)
-    other = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -math.inf).amax(1)
-    return other - logits.gather(1, y[:, None])[:, 0]
+    return make_batch(net, 16)
 
 
 def test_the_schedule_by_hand() -> None:

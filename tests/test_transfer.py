@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from small_net import Net, generators, make_batch, margin
 from torch import Tensor, nn
 
 from tima.attacks import CountedModel, pgd
@@ -15,22 +15,6 @@ from tima.attacks.transfer import transfer
 from tima.errors import DataError, EpsError, ModelError, RecipeError
 
 EPS = 4 / 255
-
-
-class Net(nn.Module):
-    """A small convolutional classifier; `nudge` makes a relative whose answers nearly agree."""
-
-    def __init__(self, classes: int = 5, nudge: float = 0.0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(1)
-        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, classes)
-        for p in self.parameters():
-            p.data.normal_(0, 0.3, generator=generator)
-        for p in self.parameters():
-            p.data += nudge * torch.randn(p.shape, generator=generator)
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        return self.head(torch.sin(2 * self.conv(image_BCHW - 0.5)).flatten(1))
 
 
 @pytest.fixture
@@ -45,19 +29,7 @@ def relative() -> Net:
 
 @pytest.fixture
 def batch(net: Net) -> tuple[Tensor, Tensor]:
-    image_BCHW = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-    return image_BCHW, net(image_BCHW).argmax(1)
-
-
-def generators(n: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(i) for i in range(n)]
-
-
-def margin(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits = net(x)
-    other = logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -math.inf).amax(1)
-    return other - logits.gather(1, y[:, None])[:, 0]
+    return make_batch(net, 24)
 
 
 def test_the_perturbation_is_the_source_s(net: Net, relative: Net, batch: tuple[Tensor, Tensor]) -> None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tima.attacks._check import check_classes, check_reaches_pixels, not_finite
+from tima.attacks._check import check_reaches_pixels
 from tima.attacks._closest import ClosestRows, consider, fresh, settle
-from tima.attacks._pool import run_pool
-from tima.attacks._starts import Starts
-from tima.attacks.losses import LogitsFn, margin
+from tima.attacks._pooled import PooledSearch
+from tima.attacks.losses import margin
 
 ADAM = 0.9, 0.999, 1e-8  # beta 1, beta 2, epsilon (Kingma & Ba 2015, arXiv 1412.6980)
 EDGE = 1 - 1e-6  # tanh reaches -1 and 1 nowhere
@@ -34,12 +33,9 @@ class CwRows(ClosestRows):
 
 
 @dataclass(kw_only=True)
-class CwSearch:
+class CwSearch(PooledSearch[CwRows]):
     """Runs of Adam with one `c` each. Where a start is given, run 0 begins there and leaves the bisection as it is."""
 
-    logits_fn: LogitsFn
-    starts: Starts
-    label_N: Tensor
     steps: int
     step_size: float
     runs: int
@@ -47,14 +43,6 @@ class CwSearch:
     confidence: float
     targeted: bool
     stop_when_broken: bool
-
-    def search(self, batch_size: int | None) -> Tensor:
-        """The point kept for each image, at most `batch_size` images at a time."""
-        self.found_NCHW = torch.empty_like(self.starts.image_NCHW)
-        self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
-        self.asked = False
-        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
-        return self.found_NCHW
 
     def begin(self, row_N: Tensor) -> CwRows:
         ball = self.starts.ball(row_N)
@@ -78,9 +66,7 @@ class CwSearch:
             w_ACHW = rows.w_NCHW.detach().requires_grad_()
             x_ACHW = (torch.tanh(w_ACHW) + 1) / 2
             output_AC = self.logits_fn(x_ACHW)
-            if not self.asked:
-                check_classes(output_AC, rows.label_N)
-                self.asked = True
+            self.look_once(output_AC, rows.label_N)
             # above 0 while the label wins (or, targeted, while it does not)
             ahead_A = margin(output_AC, rows.label_N) * (1 if self.targeted else -1)
             check_reaches_pixels(ahead_A)
@@ -131,10 +117,8 @@ class CwSearch:
         ended_A = rows.run_N == self.runs
         return ended_A | (rows.score_N > 0).cpu() if self.stop_when_broken else ended_A
 
-    def end(self, rows: CwRows) -> None:
-        """Take over what was found."""
-        not_finite(self.bad)
-        self.found_NCHW[rows.row_N] = settle(self.logits_fn, rows, self.targeted)
+    def outcome(self, rows: CwRows) -> Tensor:
+        return settle(self.logits_fn, rows, self.targeted)
 
 
 def _unbounded(x_ACHW: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tima.attacks._check import check_classes, check_reaches_pixels, not_finite
+from tima.attacks._check import check_reaches_pixels
 from tima.attacks._closest import ClosestRows, consider, fresh, length, settle
 from tima.attacks._fab_projection import to_hyperplane
-from tima.attacks._pool import run_pool
+from tima.attacks._pooled import PooledSearch
 from tima.attacks._starts import Starts
-from tima.attacks.losses import LogitsFn, margin, margin_targeted
+from tima.attacks.losses import margin, margin_targeted
 
 
 @dataclass
@@ -29,7 +29,7 @@ class FabRows(ClosestRows):
 
 
 @dataclass(kw_only=True)
-class FabSearch:
+class FabSearch(PooledSearch[FabRows]):
     """Runs towards one target after the other, `restarts` each.
 
     Attributes:
@@ -38,10 +38,7 @@ class FabSearch:
         way: `to_class`: to a wrong class of `class_NK`; `away`: to the nearest wrong class; `to_label`: to the label.
     """
 
-    logits_fn: LogitsFn
-    starts: Starts
     randoms: Starts
-    label_N: Tensor
     class_NK: Tensor
     way: str
     norm: str
@@ -51,14 +48,6 @@ class FabSearch:
     eta: float
     beta: float
     stop_when_broken: bool
-
-    def search(self, batch_size: int | None) -> Tensor:
-        """The point kept for each image, at most `batch_size` images at a time."""
-        self.found_NCHW = torch.empty_like(self.starts.image_NCHW)
-        self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
-        self.asked = False
-        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
-        return self.found_NCHW
 
     def begin(self, row_N: Tensor) -> FabRows:
         ball, class_AK = self.starts.ball(row_N), self.class_NK[row_N]
@@ -72,9 +61,7 @@ class FabSearch:
         x_ACHW = rows.x_NCHW.detach().requires_grad_()
         with torch.enable_grad():
             output_AC = self.logits_fn(x_ACHW)
-            if not self.asked:
-                check_classes(output_AC, rows.label_N)
-                self.asked = True
+            self.look_once(output_AC, rows.label_N)
             gap_A, normal_ACHW = self._boundary(output_AC, x_ACHW, rows)
         self.bad = self.bad | ~(output_AC.detach().sum() + normal_ACHW.sum()).isfinite()
         consider(self.logits_fn, rows, x_ACHW, output_AC, targeted)
@@ -145,7 +132,5 @@ class FabSearch:
         rows.step_N = rows.step_N.masked_fill(again_A, 0)
         return ended_A
 
-    def end(self, rows: FabRows) -> None:
-        """Take over what was found."""
-        not_finite(self.bad)
-        self.found_NCHW[rows.row_N] = settle(self.logits_fn, rows, self.way == "to_label")
+    def outcome(self, rows: FabRows) -> Tensor:
+        return settle(self.logits_fn, rows, self.way == "to_label")

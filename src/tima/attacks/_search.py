@@ -5,18 +5,17 @@ An attack says how one step is made (`move`); everything else is here. Shapes: `
 steps of different runs (see `_pool.py`). The counters live on the CPU: reading them never makes a GPU wait.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tima.attacks._broken import misclassified
-from tima.attacks._check import check_classes, check_reaches_pixels, not_finite
-from tima.attacks._pool import Rows, run_pool
-from tima.attacks._starts import Starts
-from tima.attacks.losses import LogitsFn
+from tima.attacks._check import check_reaches_pixels
+from tima.attacks._pool import Rows
+from tima.attacks._pooled import PooledSearch
 from tima.attacks.projections import Ball
 
 
@@ -38,13 +37,10 @@ R = TypeVar("R", bound=SearchRows)
 
 
 @dataclass(kw_only=True)
-class Search(ABC, Generic[R]):
+class Search(PooledSearch[R]):
     """Runs of `steps` steps for every image.
 
     Attributes:
-        logits_fn: the model under attack.
-        starts: where the runs begin.
-        label_N: true classes, classes to reach, or what the loss takes.
         steps: of one run.
         runs: for each image.
         targeted: broken means that `label_N` is reached.
@@ -54,19 +50,12 @@ class Search(ABC, Generic[R]):
             random numbers.
     """
 
-    logits_fn: LogitsFn
-    starts: Starts
-    label_N: Tensor
     steps: int
     runs: int
     targeted: bool
     keep_best: bool
     stop_when_broken: bool
     eot_iter: int = 1
-
-    @abstractmethod
-    def begin(self, row_N: Tensor) -> R:
-        """The state in which the search of some images begins: `fresh` and what the attack adds."""
 
     @abstractmethod
     def loss(self, output_AC: Tensor, rows: R) -> Tensor:
@@ -79,16 +68,6 @@ class Search(ABC, Generic[R]):
     def score(self, output_AC: Tensor, loss_A: Tensor, rows: R) -> Tensor:
         """What iterates of all runs are compared by."""
         return loss_A
-
-    def search(self, batch_size: int | None) -> Tensor:
-        """The point kept for each image, at most `batch_size` images at a time."""
-        self.found_NCHW = torch.empty_like(self.starts.image_NCHW)
-        # looked at when an image is done: asking a GPU every step stalls it
-        self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
-        self.label_N = self.label_N.detach().to(self.found_NCHW.device)
-        self.asked = False
-        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
-        return self.found_NCHW
 
     def fresh(self, row_N: Tensor) -> dict[str, Any]:
         """The fields of `SearchRows` at the beginning."""
@@ -142,10 +121,8 @@ class Search(ABC, Generic[R]):
             rows.x_NCHW = point if whole else rows.x_NCHW.index_copy(0, index.to(point.device), point)
         rows.step_N = rows.step_N.masked_fill(again_A, 0)
 
-    def end(self, rows: R) -> None:
-        """Take over what was found."""
-        not_finite(self.bad)
-        self.found_NCHW[rows.row_N] = rows.best_NCHW
+    def outcome(self, rows: R) -> Tensor:
+        return rows.best_NCHW
 
     def _keep(self, rows: R, chosen_A: Tensor, x_ACHW: Tensor) -> None:
         rows.best_NCHW = torch.where(chosen_A[:, None, None, None], x_ACHW, rows.best_NCHW)
@@ -157,9 +134,7 @@ class Search(ABC, Generic[R]):
             with torch.set_grad_enabled(gradients):
                 x_ACHW = rows.x_NCHW.detach().requires_grad_(gradients)
                 output_AC = self.logits_fn(x_ACHW)
-                if not self.asked:
-                    check_classes(output_AC, rows.label_N)
-                    self.asked = True
+                self.look_once(output_AC, rows.label_N)
                 loss_A = self.loss(output_AC, rows)
             found = [output_AC.detach(), loss_A.detach()]
             if gradients:

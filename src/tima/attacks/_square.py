@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from tima.attacks._broken import misclassified
-from tima.attacks._check import check_classes, not_finite
 from tima.attacks._generators import draw
-from tima.attacks._pool import Rows, run_pool
+from tima.attacks._pool import Rows
+from tima.attacks._pooled import PooledSearch
 from tima.attacks._squares import Squares
-from tima.attacks._starts import Starts
-from tima.attacks.losses import LogitsFn, LossFn
+from tima.attacks.losses import LossFn
 from tima.attacks.projections import Ball
 
 CHUNK = 128  # T
@@ -45,12 +44,9 @@ class SquareRows(Rows):
 
 
 @dataclass(kw_only=True)
-class SquareSearch:
+class SquareSearch(PooledSearch[SquareRows]):
     """Random search: a proposal that is better becomes the point from which the next one is made."""
 
-    logits_fn: LogitsFn
-    starts: Starts
-    label_N: Tensor
     squares: Squares
     queries: int
     restarts: int
@@ -60,13 +56,8 @@ class SquareSearch:
     generators: Sequence[torch.Generator]
 
     def search(self, batch_size: int | None) -> Tensor:
-        """The point kept for each image, at most `batch_size` images at a time."""
-        self.found_NCHW = torch.empty_like(self.starts.image_NCHW)
-        self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
-        self.asked = False
         with torch.no_grad():
-            run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
-        return self.found_NCHW
+            return super().search(batch_size)
 
     def begin(self, row_N: Tensor) -> SquareRows:
         image_ACHW, zero_A = self.starts.image_NCHW[row_N], torch.zeros(len(row_N), dtype=torch.long)
@@ -88,9 +79,7 @@ class SquareSearch:
         """One query of every row. Returns, on the CPU, whose search has ended."""
         x_ACHW = self._propose(rows)
         output_AC = self.logits_fn(x_ACHW)
-        if not self.asked:
-            check_classes(output_AC, rows.label_N)
-            self.asked = True
+        self.look_once(output_AC, rows.label_N)
         loss_A = self.climb(output_AC, rows.label_N)
         self.bad = self.bad | ~loss_A.sum().isfinite()
         broken_A = misclassified(self.logits_fn, x_ACHW, output_AC, rows.label_N, self.targeted)
@@ -142,10 +131,8 @@ class SquareSearch:
         ended_A = rows.run_N == self.restarts
         return ended_A | rows.best_broken_N.cpu() if self.stop_when_broken else ended_A
 
-    def end(self, rows: SquareRows) -> None:
-        """Take over what was found."""
-        not_finite(self.bad)
-        self.found_NCHW[rows.row_N] = rows.best_NCHW
+    def outcome(self, rows: SquareRows) -> Tensor:
+        return rows.best_NCHW
 
 
 def _put(all_A: Tensor, chosen_A: Tensor, part: Tensor) -> Tensor:

@@ -129,8 +129,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
             raise DataError(f"'{self.name}': a sample of {n} images is no sample. Ask for at least one.")
         if n >= len(self):
             return self
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.subset(order[:n].sort().values)
+        return self.subset(sample_indices(len(self), n, seed))
 
     def _copy(self, **changes: Any) -> "ImageSet":
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -143,6 +142,13 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
         side = self.image_size
         images = torch.stack([g[0] for g in good]) if good else torch.empty(0, 3, side, side, dtype=torch.uint8)
         return Batch(images, torch.tensor([g[1] for g in good]), torch.tensor([g[2] for g in good]), bad)
+
+
+def sample_indices(total: int, samples: int | None, seed: int) -> Tensor:
+    """Which of `total` images a seed draws, in index order; all of them when there are no more, or for None."""
+    if samples is None or samples >= total:
+        return torch.arange(total)
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:samples].sort().values
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tima.data.image_set import BadImage
+from tima.data.image_set import BadImage, sample_indices
 from tima.errors import DataError
 from tima.evaluation.gallery import choose_gallery
 from tima.evaluation.parts import read_tensors, write_tensors
@@ -110,10 +110,3 @@ def check_classes(logits_BC: Tensor, classes: int, label_B: Tensor, name: str) -
             "of the model's classes, in its order."
         )
     check_labels(label_B, classes, name)
-
-
-def sample_indices(total: int, samples: int | None, seed: int) -> Tensor:
-    """Indices of the images that a protocol draws: those of `ImageSet.sample`, as indices of the whole set."""
-    if samples is None or samples >= total:
-        return torch.arange(total)
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:samples].sort().values

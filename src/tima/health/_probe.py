@@ -72,6 +72,10 @@ class Probe:
         with torch.no_grad():
             return (logits_fn or self.logits_fn)(image_BCHW).float()
 
+    def generators(self, index: Tensor) -> list[torch.Generator]:
+        """Random numbers of their own for some images of the probe."""
+        return [torch.Generator().manual_seed(self.seed * 100_003 + i) for i in index.tolist()]
+
     def run(self, attack: Callable[..., Tensor], chosen_B: Tensor, **params: Any) -> tuple[Tensor, Tensor]:
         """Attack some images at `eps` (or another one in `params`), with random numbers of their own.
 
@@ -81,8 +85,7 @@ class Probe:
         model = params.pop("logits_fn", self.logits_fn)
         index = chosen_B.nonzero()[:, 0]
         words = {"eps": self.eps, "norm": self.norm, **params}
-        generator = [torch.Generator().manual_seed(self.seed * 100_003 + i) for i in index.tolist()]
-        adv = attack(model, self.image_BCHW[index], self.label_B[index], generator=generator, **words).detach()
+        adv = attack(model, self.image_BCHW[index], self.label_B[index], generator=self.generators(index), **words).detach()
         return adv, self.logits(adv).argmax(1) != self.label_B[index]
 
 

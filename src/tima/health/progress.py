@@ -22,9 +22,8 @@ def loss_rise(probe: Probe) -> Indicator:
     image_SCHW, label_S = probe.image_BCHW[index_S], probe.label_B[index_S]
     if len(index_S) == 0:
         return from_count("loss rise", 0, 0, "", none="the attack broke every image")
-    generator = [torch.Generator().manual_seed(probe.seed * 100_003 + i) for i in index_S.tolist()]
     eps_S = torch.full((len(index_S),), probe.eps, device=image_SCHW.device)
-    random_SC = probe.logits(make_ball(probe.norm, image_SCHW, eps_S).random(generator))
+    random_SC = probe.logits(make_ball(probe.norm, image_SCHW, eps_S).random(probe.generators(index_S)))
     clean_SC, end_SC = probe.clean_BC[index_S], probe.logits(probe.adversarial_BCHW[index_S])
     flat_S = torch.ones_like(label_S, dtype=torch.bool)
     for loss in (ce, margin):

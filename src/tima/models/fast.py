@@ -9,8 +9,6 @@ Shapes: `B` images, `C` channels or classes, `H, W` pixels, `D` embedding width.
 """
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +55,7 @@ class AttackModel:
         self.notes: list[str] = []
         model = classifier.model
         self.kind = "lean" if lean.supports(model) else "library" if dtype == torch.float32 else "shadow"
-        self._weights: lean.LeanWeights | None = None
+        self._lean: lean.KeptWeights | None = None
         self._shadow: ShadowTower | None = None
         self._stamp: tuple[int, ...] = ()
         self._compiled = CompiledTower(self.notes) if compile and self.kind == "lean" else None
@@ -66,20 +64,20 @@ class AttackModel:
 
     def refresh(self) -> None:
         """Take over the classifier's weights. Calls do so themselves when torch knows of a change; `p.data` hides one."""
-        # kept for later calls with gradients, which tensors of inference mode cannot take part in
-        with torch.inference_mode(False), torch.no_grad():
-            if self.kind == "lean":
-                self._weights = _detached(lean.gather_weights(self.classifier.model, self.dtype))
-            elif self.kind == "shadow":
-                self._shadow = ShadowTower(self.classifier.model, self.dtype, self.notes)
-        self._stamp = self._changes()
+        model = self.classifier.model
+        if self.kind == "lean":
+            self._lean = lean.KeptWeights(model, self.dtype)
+        elif self.kind == "shadow":
+            with torch.inference_mode(False), torch.no_grad():
+                self._shadow = ShadowTower(model, self.dtype, self.notes)
+        self._stamp = lean.weights_stamp(model)
 
     def __call__(self, image_BCHW: Tensor) -> Tensor:
         model = self.classifier.model
         model._check_pixels(image_BCHW)
         if self.kind == "library":
             return self.exact(image_BCHW)
-        if self._stamp != self._changes():
+        if self._stamp != lean.weights_stamp(model):
             self.refresh()
         with torch.autocast(image_BCHW.device.type, enabled=False):
             image_BD = F.normalize(self._features(image_BCHW.float()).float(), dim=-1)
@@ -101,23 +99,6 @@ class AttackModel:
     def _features(self, image_BCHW: Tensor) -> Tensor:
         if self._shadow is not None:
             return self._shadow(image_BCHW)
-        assert self._weights is not None
-        if self._compiled is not None:
-            return self._compiled(self._weights, image_BCHW)
-        return lean.image_features(self._weights, image_BCHW)
-
-    def _changes(self) -> tuple[int, ...]:
-        """Changes when a weight does: its place in memory or torch's count of in-place writes."""
-        parameters = self.classifier.model.image_parameters().values()
-        return tuple(number for p in parameters for number in (p.data_ptr(), p._version))
-
-
-def _detached(value: Any) -> Any:
-    """The same without gradients: a weight that is in the right type already is the parameter itself."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_detached(item) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _detached(getattr(value, field.name)) for field in fields(value)})
-    return value
+        assert self._lean is not None
+        weights = self._lean.weights
+        return lean.image_features(weights, image_BCHW) if self._compiled is None else self._compiled(weights, image_BCHW)

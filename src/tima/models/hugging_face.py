@@ -53,7 +53,7 @@ class HuggingFaceEncoder(DualEncoder):
         limits = (getattr(backbone.config.text_config, "max_position_embeddings", 77), tokenizer.model_max_length, 512)
         self.context_length = int(min(limits))
         self._lean_dtype: torch.dtype | None = None
-        self._lean_kept: tuple[tuple[int, ...], lean.LeanWeights] | None = None
+        self._lean_kept: lean.KeptWeights | None = None
         self.eval()
 
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
@@ -95,14 +95,11 @@ class HuggingFaceEncoder(DualEncoder):
     def _lean_weights(self) -> lean.LeanWeights:
         """Arranged anew when gradients must reach the weights or the weights have changed, else those of the last call."""
         assert self._lean_dtype is not None
-        params = list(self.image_parameters().values())
-        if torch.is_grad_enabled() and any(p.requires_grad for p in params):
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.image_parameters().values()):
             return lean.gather_weights(self, self._lean_dtype)
-        stamp = tuple(p._version for p in params) + tuple(p.data_ptr() for p in params)
-        if self._lean_kept is None or self._lean_kept[0] != stamp:
-            with torch.no_grad():
-                self._lean_kept = (stamp, lean.gather_weights(self, self._lean_dtype))
-        return self._lean_kept[1]
+        if self._lean_kept is None:
+            self._lean_kept = lean.KeptWeights(self, self._lean_dtype)
+        return self._lean_kept()
 
     def use_attention(self, implementation: str) -> str:
         """`eager` or `sdpa`. In bf16 on CPU the fused kernel's backward is several times slower than plain attention."""

@@ -8,7 +8,7 @@ Shapes: `B` images, `C` channels, `H, W` pixels, `N` tokens, `K` patches kept, `
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -97,6 +97,42 @@ def gather_weights(model: DualEncoder, dtype: torch.dtype) -> LeanWeights:
         activation=config.hidden_act,
         dtype=dtype,
     )
+
+
+class KeptWeights:
+    """The weights of the last call, arranged anew when the model's have changed; no gradient reaches them."""
+
+    def __init__(self, model: DualEncoder, dtype: torch.dtype) -> None:
+        self.model, self.dtype = model, dtype
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Arrange them now. Calls do so themselves when torch knows of a change; `p.data` hides one."""
+        # kept for later calls with gradients, which tensors of inference mode cannot take part in
+        with torch.inference_mode(False), torch.no_grad():
+            self.weights: LeanWeights = _detached(gather_weights(self.model, self.dtype))
+        self.stamp = weights_stamp(self.model)
+
+    def __call__(self) -> LeanWeights:
+        if self.stamp != weights_stamp(self.model):
+            self.refresh()
+        return self.weights
+
+
+def weights_stamp(model: DualEncoder) -> tuple[int, ...]:
+    """Changes when a weight of the image tower does: its place in memory or torch's count of in-place writes."""
+    return tuple(number for p in model.image_parameters().values() for number in (p.data_ptr(), p._version))
+
+
+def _detached(value: Any) -> Any:
+    """The same without gradients: a weight that is in the right type already is the parameter itself."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_detached(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _detached(getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def image_features(w: LeanWeights, image_BCHW: Tensor, keep_BK: Tensor | None = None) -> Tensor:

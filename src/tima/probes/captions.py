@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tima.data.image_set import ImageSet, Reindexed
+from tima.data.image_set import ImageSet, Reindexed, sample_indices
 from tima.data.parquet import IMAGE_COLUMNS, Cells, find_files
 from tima.errors import DataError
 
@@ -36,8 +36,7 @@ class CaptionSet:
             return self
         if n < 1:
             raise DataError(f"A sample of {n} pictures is no sample. Ask for at least one.")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.subset(order[:n].sort().values.tolist())
+        return self.subset(sample_indices(len(self), n, seed).tolist())
 
 
 def read_captions(path: str | Path, image_size: int, split: str | None = None) -> CaptionSet:

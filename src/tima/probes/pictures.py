@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from tima.data.image_set import ImageSet
+from tima.data.image_set import ImageSet, sample_indices
 from tima.errors import DataError, ModelError
 from tima.models import DualEncoder
 
@@ -23,9 +23,7 @@ def sampled(images: ImageSet, samples: int | None, seed: int) -> tuple[ImageSet,
     """`images.sample(...)` (all for None), and each picture's index in the whole set, which random draws go by."""
     if samples is None or samples >= len(images):
         return images, torch.arange(len(images))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    whole_N = order[:samples].sort().values
-    return images.sample(samples, seed), whole_N
+    return images.sample(samples, seed), sample_indices(len(images), samples, seed)
 
 
 def load_pixels(images: ImageSet) -> tuple[Tensor, Tensor, list[str]]:

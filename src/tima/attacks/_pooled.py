@@ -1,0 +1,66 @@
+"""What every search on the refilled batch does alike: the points found, the first look at the answers, NaN that must not pass.
+
+Shapes: `N` images in all, `A` images in the batch, `C` channels or classes, `H, W` pixels.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from tima.attacks._check import check_classes, not_finite
+from tima.attacks._pool import Rows, run_pool
+from tima.attacks._starts import Starts
+from tima.attacks.losses import LogitsFn
+
+R = TypeVar("R", bound=Rows)
+
+
+@dataclass(kw_only=True)
+class PooledSearch(ABC, Generic[R]):
+    """A search for every image, each to its own end.
+
+    Attributes:
+        logits_fn: the model under attack.
+        starts: where the runs begin.
+        label_N: true classes, classes to reach, or what the loss takes.
+    """
+
+    logits_fn: LogitsFn
+    starts: Starts
+    label_N: Tensor
+
+    @abstractmethod
+    def begin(self, row_N: Tensor) -> R:
+        """The state in which the search of some images begins."""
+
+    @abstractmethod
+    def advance(self, rows: R) -> Tensor:
+        """One step of every row, in place. Returns, on the CPU, whose search has ended."""
+
+    @abstractmethod
+    def outcome(self, rows: R) -> Tensor:
+        """The points to return for rows whose search has ended."""
+
+    def search(self, batch_size: int | None) -> Tensor:
+        """The point kept for each image, at most `batch_size` images at a time."""
+        self.found_NCHW = torch.empty_like(self.starts.image_NCHW)
+        # looked at when an image is done: asking a GPU every step stalls it
+        self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
+        self.label_N = self.label_N.detach().to(self.found_NCHW.device)
+        self.asked = False
+        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
+        return self.found_NCHW
+
+    def look_once(self, output_AC: Tensor, label_A: Tensor) -> None:
+        """Check the model's first answer: whether it has the classes that the labels mean."""
+        if not self.asked:
+            check_classes(output_AC, label_A)
+            self.asked = True
+
+    def end(self, rows: R) -> None:
+        """Take over what was found."""
+        not_finite(self.bad)
+        self.found_NCHW[rows.row_N] = self.outcome(rows)
