@@ -13,7 +13,7 @@ demo: setup
 	@$(BIN)/tima demo
 
 test: setup
-	@$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m pytest -n auto --cov --cov-report=term
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow

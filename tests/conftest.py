@@ -18,6 +18,9 @@ from tima.data import ImageSet
 from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 
 torchvision_operators.declare_missing()  # before anything imports transformers
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads of several would wait for each other
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and for the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
