@@ -3,19 +3,23 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 
+from tima.data import find_data
 from tima.data.augment import augment
 from tima.errors import ModelError, RecipeError, TrainingError
 from tima.models import load_model
 from tima.pretrain import PretrainRecipe, pretrain
 from tima.pretrain.masked import encode_patches
 from tima.pretrain.recipe import ImageSource, Shape, Stage
+from tima.pretrain.run import symmetric_contrastive
 from tima.pretrain.sources import gather_pairs, gather_texts
-from tima.pretrain.stage import run_stage
+from tima.pretrain.stage import make_optimizers, run_stage
 from tima.pretrain.student import save
+from tima.pretrain.texts import encode_texts, read_broader
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +175,7 @@ def test_augmentation_is_keyed_and_stays_in_range() -> None:
     assert first.min() >= 0 and first.max() <= 1 and first.shape == pixels.shape
 
 
-@pytest.mark.parametrize("name", ["nano", "nano-first"])
+@pytest.mark.parametrize("name", ["nano", "nano-second", "nano-first"])
 def test_the_shipped_recipes_are_valid(name: str) -> None:
     from tima.config import load_yaml, validate
 
@@ -180,3 +184,94 @@ def test_the_shipped_recipes_are_valid(name: str) -> None:
     assert (shipped.start is None) == (name == "nano-first")
     with pytest.raises(RecipeError, match="no such setting"):
         validate(PretrainRecipe, {**load_yaml(name), "learning": 1}, name)
+
+
+def test_broader_words_say_what_a_class_is_a_kind_of(recipe: PretrainRecipe, tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "broader.yaml").write_text("pet: [cat, dog]\nanimal: [cat, dog, horse]\n")
+    broader = read_broader(str(tmp_path / "broader.yaml"))
+    assert broader == {"cat": ["pet", "animal"], "dog": ["pet", "animal"], "horse": ["animal"]}
+    pairs = gather_pairs(recipe)
+    said = encode_texts(tiny_clip, pairs, ["{c}", "a photo of a {c}."], broader)
+    rows_B = torch.tensor([pairs.text_N.index(name) for name in ("cat", "dog", "tree", "boat")])
+
+    never_BD, true_BB = said.draw(rows_B, 0.0, torch.Generator().manual_seed(0))
+    assert true_BB.equal(torch.eye(4, dtype=torch.bool)) and never_BD.shape == (4, 24)
+    always_BD, true_BB = said.draw(rows_B, 1.0, torch.Generator().manual_seed(0))
+    # pet or animal is true of cat and dog alike; a tree and a boat have no broader words and keep their names
+    assert true_BB.equal(torch.block_diag(torch.ones(2, 2), torch.eye(2)).bool())
+    prompts = [t.replace("{c}", w) for w in ("pet", "animal") for t in ("{c}", "a photo of a {c}.")]
+    distance = torch.cdist(always_BD[:2], tiny_clip.encode_text(prompts).detach())
+    assert distance.min(1).values.max() < 1e-5
+    words = {
+        str(said.draw(rows_B[:1], 1.0, torch.Generator().manual_seed(s))[0].argmax().item()) for s in range(20)
+    }  # both words and both templates come up
+    assert len(words) > 1
+
+
+def test_the_shipped_broader_words_are_words_of_the_class_lists() -> None:
+    broader = read_broader("builtin")
+    assert broader["golden retriever"] == ["dog", "mammal", "animal"] and "vehicle" in broader["school bus"]
+    assert not any(name in words for name, words in broader.items())
+    known = set(find_data("pictures:train").class_names)
+    assert {"horse", "ship", "taxi", "guitar"} <= set(broader) & known
+
+
+def test_bad_broader_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no file .*nowhere\.yaml"):
+        read_broader(str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "flat.yaml").write_text("dog: poodle\n")
+    with pytest.raises(RecipeError, match="'dog' needs a list"):
+        read_broader(str(tmp_path / "flat.yaml"))
+    assert read_broader(None) == {}
+
+
+def test_contrastive_loss_shares_the_target_among_all_that_is_true() -> None:
+    """Against the two directions written out by hand for three pairs, the first two with one text."""
+    logits_BB = torch.tensor([[2.0, 1.0, 0.0], [0.5, 1.5, -1.0], [0.0, 0.2, 3.0]], dtype=torch.float64)
+    true_BB = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    p, q = np.asarray(logits_BB.log_softmax(1)), np.asarray(logits_BB.log_softmax(0))
+    to_text = -((p[0, 0] + p[0, 1]) / 2 + (p[1, 0] + p[1, 1]) / 2 + p[2, 2]) / 3
+    to_image = -((q[0, 0] + q[1, 0]) / 2 + (q[0, 1] + q[1, 1]) / 2 + q[2, 2]) / 3
+    assert float(symmetric_contrastive(logits_BB, true_BB).double()) == pytest.approx((to_text + to_image) / 2, rel=1e-6)
+
+
+def test_muon_takes_the_matrices_inside_the_layers(tiny_clip) -> None:  # type: ignore[no-untyped-def]
+    stage = Stage(steps=1, batch_size=1, lr=1e-3, optimizer="muon")
+    params = tiny_clip.image_parameters()
+    adamw, muon = make_optimizers(stage, params)
+    inside = {id(p) for group in muon.param_groups for p in group["params"]}
+    named = {name for name, p in params.items() if id(p) in inside}
+    assert named == {name for name, p in params.items() if ".layers." in name and name.endswith("weight") and p.ndim == 2}
+    assert len(named) == 2 * 6  # query, key, value, out and the two of the MLP, in both layers
+    everything = inside | {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert everything == {id(p) for p in params.values()}
+    assert len(make_optimizers(Stage(steps=1, batch_size=1, lr=1e-3), params)) == 1
+
+
+def test_a_stopped_muon_run_goes_on_to_the_same_weights(tiny_clip, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def run(out: Path, steps_before_stop: int) -> dict[str, torch.Tensor]:
+        out.mkdir()
+        model = build_tiny_clip(tokenizer)
+        params, calls = model.image_parameters(), []
+
+        def loss_fn(step: int, g: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            calls.append(step)
+            if len(calls) == steps_before_stop + 1:
+                raise KeyboardInterrupt
+            return model.encode_image(torch.rand(4, 3, 16, 16, generator=g))[:, 0].sum(), {}
+
+        stage = Stage(steps=5, batch_size=4, lr=1e-2, warmup_steps=1, optimizer="muon")
+        again = dict(seed=0, save_every=2)
+        try:
+            run_stage("image", stage, params, model, loss_fn, out, **again)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            steps_before_stop = -1
+            model = build_tiny_clip(tokenizer)
+            params = model.image_parameters()
+            run_stage("image", stage, params, model, loss_fn, out, **again)  # type: ignore[arg-type]
+        return {name: p.detach() for name, p in params.items()}
+
+    whole, cut = run(tmp_path / "whole", 99), run(tmp_path / "cut", 3)
+    assert all(whole[name].equal(cut[name]) for name in whole)
+    start = build_tiny_clip(tokenizer).image_parameters()
+    assert not any(whole[name].equal(p) for name, p in start.items() if ".layers." in name and p.ndim == 2)

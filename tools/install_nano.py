@@ -1,8 +1,9 @@
 """Put a finished `tima pretrain` run into the package as `nano`, with a model card whose figures are measured here.
 
-    python tools/install_nano.py runs/nano --first runs/nano-first --data cifar10,groceries,fashion-mnist,quickdraw
+    python tools/install_nano.py runs/nano --before runs/nano-first runs/nano-second --data cifar10,groceries
 
-`--first` is the run that this one started from; its recipe and log go into the package as well. Sets outside the package
+`--before` are the runs that this one grew from, oldest first; their recipes and logs go into the package as well, and a
+`note.txt` of a run, where it departed from its recipe, into the card. Sets outside the package
 are taken from the folders in TIMA_DATA. Accuracies are zero-shot top-1 on whole test sets with each set's own templates
 averaged, with 95 % Wilson intervals.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from tima._files import atomic_folder, sha256_file
+from tima.config import recipes_folder
 from tima.data import find_data
 from tima.models import DualEncoder, load_model, nano_folder
 from tima.pretrain import PretrainRecipe
@@ -47,34 +49,26 @@ def zero_shot(model: DualEncoder, name: str) -> dict[str, Any]:
     return {"data": name, "classes": len(images.class_names), "n": n, "accuracy": hits / n, "low": low, "high": high}
 
 
-def how(recipe: dict[str, Any], first: Path | None, note: str) -> str:
-    """The paragraph on the training, of one run or of two in a row."""
-
-    def image(r: dict[str, Any]) -> str:
-        return (
-            f"{r['image']['steps']:,} steps of symmetric contrastive loss with image distillation, "
-            f"batch {r['image']['batch_size']}, learning rate {r['image']['lr']:g}"
-        )
-
-    if first is None:
-        return (
-            f"How: `tima pretrain --recipe nano-first`: {recipe['text']['steps']:,} steps of text distillation, then "
-            f"{image(recipe)}. The exact recipe is `recipe.yaml` beside this file; the run's log is `metrics.jsonl`."
-        )
-    before = yaml.safe_load((first / "recipe.yaml").read_text(encoding="utf-8"))
-    some = [s for s in before["images"] if s.get("per_class")]
-    fewer = "".join(f" ({s['data'].split(':')[0]}: {s['per_class']} pictures a class)" for s in some)
-    ema = recipe["image"].get("ema", 0)
-    kept = f"the running mean of the weights (decay {ema})" if ema else "the last weights"
-    return f"""How, in two runs. The first (`tima pretrain --recipe nano-first`), from random weights:
-{before["text"]["steps"]:,} steps of text distillation, then
-{image(before)}{fewer}.
-The second (`--recipe nano`) **started from the first one's weights** (sha256 `{sha256_file(weights(first))}`),
-kept the text tower as it was, and trained the image tower on:
-{image(recipe)}, on all pictures above;
-what is kept: {kept}.
-{note}
-Recipes: `first-recipe.yaml` and `recipe.yaml` beside this file; logs: `first-metrics.jsonl` and `metrics.jsonl`."""
+def how(runs: list[Path]) -> str:
+    """The paragraphs on the training, a run each, oldest first."""
+    parts = [f"How, in {len(runs)} run{'s' if len(runs) > 1 else ''}, each image tower from where the one before ended."]
+    for number, run in enumerate(runs, 1):
+        recipe = PretrainRecipe(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+        image, text = recipe.image, recipe.text
+        some = [f"{s.data.split(':')[0]}: {s.per_class} pictures a class" for s in recipe.images if s.per_class]
+        said = [f"{image.steps:,} steps of the contrastive and distillation loss on pictures, batch {image.batch_size}"]
+        said += [f"{image.optimizer} at learning rate {image.lr:g}", f"{recipe.keep_patches:.0%} of the patches"]
+        said += [f"all of them in the last {recipe.whole_share:.0%}", *some]
+        said += ["captions that may say what a class is a kind of"] if recipe.broader else []
+        said += [f"kept: the running mean of the weights (decay {image.ema})"] if image.ema else []
+        begins = f"{text.steps:,} steps of text distillation; " if recipe.start is None else "the text tower as it is; "
+        note = run / "note.txt"
+        more = " " + note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+        parts.append(f"{number}. {begins}{', '.join(said)}. Weights sha256 `{sha256_file(weights(run))}`.{more}")
+    parts.append(
+        "Recipes and logs: `recipe.yaml` and `metrics.jsonl` of the last run, `run-1-recipe.yaml` and so on of those before."
+    )
+    return "\n".join(parts)
 
 
 def weights(run: Path) -> Path:
@@ -85,11 +79,9 @@ def weights(run: Path) -> Path:
 def card(
     run: Path,
     rows: list[dict[str, Any]],
-    recipe: dict[str, Any],
     corpora: dict[str, int],
     model: DualEncoder,
-    first: Path | None,
-    note: str,
+    before: list[Path],
 ) -> str:
     where = {
         "cifar100": ("CIFAR-100 train", "none formally stated (Krizhevsky 2009)"),
@@ -140,7 +132,7 @@ Teacher of both towers: a dual encoder of DINOv2 ViT-S/14 and all-MiniLM-L6-v2 (
 a locked image tower on Tiny-ImageNet at 32 px, CIFAR-100 and drawings with captions. No image of CIFAR-10 or of any set
 marked "held out" below was seen by `nano`; the words of their class names are ordinary nouns and were.
 
-{how(recipe, first, note)}
+{how([*before, run])}
 
 ## What it can do
 
@@ -161,8 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default=",".join(ROLE))
-    parser.add_argument("--first", type=Path, help="the run that this one started from")
-    parser.add_argument("--note", default="", help="for the card: where the run departed from its recipe")
+    parser.add_argument("--before", type=Path, nargs="*", default=[], help="the runs that this one grew from, oldest first")
     parser.add_argument("--dry-run", action="store_true", help="measure and print, install nothing")
     args = parser.parse_args()
     model = load_model(args.run / "model")
@@ -174,7 +165,7 @@ def main() -> None:
         return
     recipe = yaml.safe_load((args.run / "recipe.yaml").read_text(encoding="utf-8"))
     corpora = gather_pairs(PretrainRecipe(**recipe)).corpora
-    text = card(args.run, rows, recipe, corpora, model, args.first, args.note)
+    text = card(args.run, rows, corpora, model, args.before)
     with atomic_folder(nano_folder()) as folder:  # whoever loads nano meanwhile has the old one or the new one
         shutil.copytree(args.run / "model", folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -182,12 +173,13 @@ def main() -> None:
         shutil.copy(args.run / "metrics.jsonl", folder / "metrics.jsonl")
         for key in ("teacher", "nouns", "sentences"):  # names, not the paths of the machine that ran it
             recipe[key] = Path(recipe[key]).name
-        if args.first is None:
+        if recipe["start"] is None:
             recipe["tokenizer"] = "nano"  # learning one anew breaks ties at random; with this one the run repeats exactly
         else:
-            recipe["start"] = "runs/nano-first"
-            shutil.copy(args.first / "recipe.yaml", folder / "first-recipe.yaml")
-            shutil.copy(args.first / "metrics.jsonl", folder / "first-metrics.jsonl")
+            recipe["start"] = yaml.safe_load((recipes_folder() / "nano.yaml").read_text(encoding="utf-8"))["start"]
+        for number, run in enumerate(args.before, 1):
+            for name in ("recipe.yaml", "metrics.jsonl"):
+                shutil.copy(run / name, folder / f"run-{number}-{name}")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         for file in folder.iterdir():
             file.chmod(0o644)

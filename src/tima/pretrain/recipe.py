@@ -1,5 +1,7 @@
 """Every setting of a pre-training run. Stored with the run as `recipe.yaml`."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -29,13 +31,16 @@ class Shape(_Strict):
 
 
 class Stage(_Strict):
-    """One optimiser run: AdamW, linear warm-up, cosine to zero."""
+    """One optimiser run: linear warm-up, cosine to zero."""
 
     steps: int
     batch_size: int
     lr: float
     weight_decay: float = 0.05
     warmup_steps: int = 200
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: the matrices inside the layers by Muon (torch >= 2.9), all else by AdamW"
+    )
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="decay of a running mean of the weights, which is what is kept; 0: none"
     )
@@ -73,6 +78,12 @@ class PretrainRecipe(_Strict):
     shape: Shape = Shape()
     text: Stage = Stage(steps=6000, batch_size=256, lr=1e-3)
     image: Stage = Stage(steps=4000, batch_size=256, lr=1e-3)
+    broader: str | None = Field(
+        default=None, description="YAML file of `word: [class names]`, or builtin: captions may say what a class is a kind of"
+    )
+    broader_share: float = Field(
+        default=0.5, ge=0, le=1, description="how often a picture whose class has broader words is captioned with one of them"
+    )
     keep_patches: float = Field(
         default=0.5, gt=0, le=1, description="share of the patches the image tower sees while learning (FLIP)"
     )

@@ -5,7 +5,7 @@
 Losses (shapes: `B` pairs, `D` width, `K` bank entries; `v`, `t` student, `v0`, `t0` teacher, all unit-norm):
 
 (1) text   `1 - cos(t, t0) + KL(softmax(s t0 @ t0.T) || softmax(s t @ t0.T))`, the second over the batch
-(2) image  `w_contrastive * symmetric contrastive(v, t)` [Radford et al. 2021], pairs with one text count as positives
+(2) image  `w_contrastive * symmetric contrastive(v, t)` [Radford et al. 2021], every true pair of the batch is a positive
            `+ w_bank * KL(softmax(s v0 @ bank.T) || softmax(s v @ bank.T))` over nouns no picture need have shown
            `+ w_feature * (1 - cos(v, v0))`
 """
@@ -28,6 +28,7 @@ from tima.pretrain.recipe import PretrainRecipe
 from tima.pretrain.sources import Pairs, gather_pairs, gather_texts
 from tima.pretrain.stage import console, run_stage, stage_step
 from tima.pretrain.student import build_student, find_tokenizer, save, start_student
+from tima.pretrain.texts import encode_texts, read_broader
 
 
 def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
@@ -82,22 +83,17 @@ def image_stage(
     image_N = cache.pictures(out / "cache", pairs, student.image_size)
     v0_ND = cache.teacher_images(out / "cache", teacher, pairs, recipe.teacher_image_size)
     teacher_scale = float(teacher.logit_scale.detach())
-    table_WD, word_of_NT = encode_words(student, pairs, recipe.templates)
+    said = encode_texts(student, pairs, recipe.templates, read_broader(recipe.broader))
     whole_from = round((1 - recipe.whole_share) * recipe.image.steps)
     batch_size = min(recipe.image.batch_size, len(pairs))
 
     def loss_fn(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.multinomial(pairs.weight_N, batch_size, generator=g)
-        picks = torch.randint(len(recipe.templates), (len(rows),), generator=g)
-        t_BD = table_WD[word_of_NT[rows, picks]]
+        t_BD, true_BB = said.draw(rows, recipe.broader_share if recipe.broader else 0.0, g)
         keep = 1.0 if step >= whole_from else recipe.keep_patches
         v_BD = encode_patches(student, augment(image_N[rows].float() / 255, g), keep, g, torch.bfloat16)
         v0_BD = v0_ND[rows].float()
-        first_B = word_of_NT[rows, 0]
-        same_BB = (first_B[:, None] == first_B[None, :]).float()
-        target_BB = same_BB / same_BB.sum(-1, keepdim=True)
-        logits_BB = student.logit_scale * v_BD @ t_BD.T
-        contrastive = (F.cross_entropy(logits_BB, target_BB) + F.cross_entropy(logits_BB.T, target_BB)) / 2
+        contrastive = symmetric_contrastive(student.logit_scale * v_BD @ t_BD.T, true_BB)
         kl = _kl(teacher_scale * v0_BD @ bank_KD.T, teacher_scale * v_BD @ bank_KD.T)
         cosine = (v_BD * v0_BD).sum(-1).mean()
         loss = recipe.w_contrastive * contrastive + recipe.w_bank * kl + recipe.w_feature * (1 - cosine)
@@ -118,22 +114,6 @@ def image_stage(
 
 
 @torch.no_grad()
-def encode_words(student: HuggingFaceEncoder, pairs: Pairs, templates: list[str]) -> tuple[Tensor, Tensor]:
-    """Embeddings of every text a picture can be paired with, and which of them each (picture, template) means.
-
-    The text tower is locked while the image tower learns (LiT, Zhai et al. 2022), so each text is encoded once.
-    """
-    words: dict[str, int] = {}
-    word_of_NT = torch.empty(len(pairs), len(templates), dtype=torch.long)
-    for i, (text, free) in enumerate(zip(pairs.text_N, pairs.is_caption_N, strict=True)):
-        for j, template in enumerate(templates):
-            word_of_NT[i, j] = words.setdefault(text if free else template.replace("{c}", text), len(words))
-    listed = list(words)
-    table = [student.encode_text(listed[i : i + 256]) for i in range(0, len(listed), 256)]
-    return torch.cat(table), word_of_NT
-
-
-@torch.no_grad()
 def score(student: HuggingFaceEncoder, data: str, n: int) -> float:
     """Zero-shot accuracy in percent on a seeded sample."""
     images = find_data(data, image_size=student.image_size).sample(n, seed=0)
@@ -151,6 +131,14 @@ def count_right(model: DualEncoder, images: ImageSet) -> tuple[int, int]:
         hits += int((classifier(batch.image_BCHW.float() / 255).argmax(1) == batch.label_B).sum())
         counted += len(batch.label_B)
     return hits, counted
+
+
+def symmetric_contrastive(logits_BB: Tensor, true_BB: Tensor) -> Tensor:
+    """Mean of both directions' cross-entropies; all texts true of a picture, and all pictures a text is true of, share it."""
+    target_BB = true_BB.float()
+    to_text = F.cross_entropy(logits_BB, target_BB / target_BB.sum(1, keepdim=True))
+    to_image = F.cross_entropy(logits_BB.T, target_BB.T / target_BB.T.sum(1, keepdim=True))
+    return (to_text + to_image) / 2
 
 
 def _kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One stage of the pre-training: AdamW with warm-up and cosine, checkpoints, a running mean of the weights."""
+"""One stage of the pre-training: AdamW, alone or beside Muon, warm-up and cosine, checkpoints, a running mean of the weights."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tima._files import atomic_path
 from tima.averaging import Averages
+from tima.errors import TrainingError
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.pretrain.recipe import Stage
 
@@ -47,17 +48,16 @@ def run_stage(
     file = out / f"{name}.pt"
     for other in student.backbone.parameters():
         other.requires_grad_(False)
-    decay = [p.requires_grad_(True) for p in params.values() if p.ndim > 1]
-    plain = [p.requires_grad_(True) for p in params.values() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), eps=1e-6)
+    for p in params.values():
+        p.requires_grad_(True)
+    optimizers = make_optimizers(stage, params)
     step, state = 0, {}
     if file.is_file():
         state = torch.load(file, weights_only=True)
         student.backbone.load_state_dict(state["model"], strict=False)
         step = state["step"]
-        if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state.get("optimizers", []), strict=False):
+            optimizer.load_state_dict(kept)
     averages = Averages(params, stage.ema, mix=1.0)
     if "averages" in state:
         averages.load_state(state["averages"])
@@ -65,13 +65,15 @@ def run_stage(
     began, first = time.time(), step
     while step < stage.steps:
         warm = min(1.0, (step + 1) / max(1, stage.warmup_steps))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = stage.lr * warm * 0.5 * (1 + math.cos(math.pi * step / stage.steps))
         loss, terms = loss_fn(step, torch.Generator().manual_seed((seed + 1) * 1_000_003 + step))
-        optimizer.zero_grad()
+        for p in params.values():
+            p.grad = None
         loss.backward()
         nn.utils.clip_grad_norm_(list(params.values()), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if "logit_scale" in params:
             params["logit_scale"].data.clamp_(max=math.log(100))
         averages.update(step)
@@ -92,7 +94,7 @@ def run_stage(
             console.print(record)
             if step < stage.steps:
                 state = {"model": _weights(student), "step": step, "averages": averages.state()}
-                state["optimizer"] = optimizer.state_dict()
+                state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
             else:
                 with averages.applied():
                     state = {"model": _weights(student), "step": step}
@@ -100,6 +102,26 @@ def run_stage(
             with atomic_path(file) as part:
                 torch.save(state, part)
     log.close()
+
+
+def make_optimizers(stage: Stage, params: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """AdamW, and for `muon` beside it Muon for the layers' matrices (Jordan 2024), scaled to AdamW's step (arXiv 2502.16982).
+
+    Raises:
+        TrainingError: this torch has no Muon.
+    """
+    inside = {name for name, p in params.items() if p.ndim == 2 and ".layers." in name} if stage.optimizer == "muon" else set()
+    decay = [p for name, p in params.items() if p.ndim > 1 and name not in inside]
+    plain = [p for p in params.values() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.98), eps=1e-6)]
+    if inside:
+        muon = getattr(torch.optim, "Muon", None)
+        if muon is None:
+            raise TrainingError(f"optimizer: muon needs torch 2.9 or newer, this is {torch.__version__}. Take adamw.")
+        matrices = [params[name] for name in sorted(inside)]
+        optimizers.append(muon(matrices, lr=stage.lr, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 def _weights(student: HuggingFaceEncoder) -> dict[str, Tensor]:
