@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tima.errors import ResultError
 from tima.protocols import load_protocol
 from tima.report import markdown_table, report, terminal_table
-from tima.report.comparison import compare
+from tima.report.compare import compare
 from tima.report.gallery import galleries
 from tima.report.runs import read_runs
 from tima.report.svg import slot

@@ -14,7 +14,7 @@ from tima.analysis import margin_histogram
 from tima.cli import app
 from tima.errors import ResultError
 from tima.report import markdown_table, report
-from tima.report.comparison import compare
+from tima.report.compare import compare
 from tima.report.details import health_table
 from tima.report.latex import escape, latex
 from tima.report.paired import paired

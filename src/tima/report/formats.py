@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tima._files import write_text
 from tima.errors import ResultError
-from tima.report.comparison import Comparison, compare
+from tima.report.compare import compare
+from tima.report.comparison import Comparison
 from tima.report.latex import latex
 from tima.report.protocols import compare_protocols
 from tima.report.runs import read_runs

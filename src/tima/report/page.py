@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tima._files import write_text
-from tima.report.comparison import Block, Comparison, compare
+from tima.report.compare import compare
+from tima.report.comparison import Block, Comparison
 from tima.report.curves import curve
 from tima.report.details import Detail, details
 from tima.report.differences import difference_csv, difference_records, difference_table

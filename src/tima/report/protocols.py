@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tima.errors import ResultError
-from tima.report.comparison import Block, Comparison, average_block, data_set_block, protocol_key, size_text
+from tima.report.averages import average_block
+from tima.report.blocks import data_set_block
+from tima.report.comparison import Block, Comparison, protocol_key, size_text
 from tima.report.runs import Run, Stored, read_runs
 
 if TYPE_CHECKING:

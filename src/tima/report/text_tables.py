@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tima.report.comparison import Cell, Comparison, compare
+from tima.report.compare import compare
+from tima.report.comparison import Cell, Comparison
 from tima.report.differences import difference_markdown
 from tima.report.paired import paired
 from tima.report.runs import Run, read_runs
