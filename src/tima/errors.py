@@ -31,3 +31,7 @@ class TrainingError(TimaError, RuntimeError):
 
 class ResultError(TimaError, ValueError):
     """A stored result that cannot be read or does not belong here."""
+
+
+class ExportError(TimaError, RuntimeError):
+    """An exported model that does not compute what ours does; nothing of it was kept."""

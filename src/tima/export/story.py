@@ -1,0 +1,81 @@
+"""What is known of an exported model: the run that made it, and the results that were measured on just these weights."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tima.config import load_yaml
+from tima.eps import format_eps, parse_eps
+from tima.models import DualEncoder
+from tima.report.runs import METHOD_TITLES, read_runs
+from tima.results import Result
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Story:
+    """Facts of a card.
+
+    Attributes:
+        title: the card's heading.
+        method: the training method's name, None for a model that nobody tuned here.
+        base: what training started from, or the model's own name.
+        recipe: `recipe.yaml`, empty without a run.
+        summary: `summary.json`, empty without a finished run.
+        results: complete results of these weights.
+        left_out: why other stored results are not on the card.
+    """
+
+    title: str
+    method: str | None
+    base: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """The first sentence of the card."""
+        if self.method is None:
+            return f"The dual encoder `{self.base}` as exported by tima, not tuned by it."
+        eps = f" at eps {format_eps(parse_eps(self.recipe['eps']))}" if self.recipe.get("eps") else ""
+        name = METHOD_TITLES.get(self.method, self.method)
+        return f"The dual encoder `{self.base}`, tuned with {name}{eps}: a zero-shot classifier for pictures under attack."
+
+    @property
+    def hub_base(self) -> str | None:
+        """The base model's name on a hub, if it has one: a folder's path is nobody else's business."""
+        name = self.base.removeprefix("hf-hub:")
+        return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+
+    @staticmethod
+    def label(result: Result) -> str:
+        """`protocol@version`, which a number means nothing without."""
+        return f"protocol {result.protocol.get('name', 'unnamed')}@{result.protocol.get('version', '?')}"
+
+
+def read_story(model: DualEncoder, run: Path | None, weights_sha256: str) -> Story:
+    """Read the run, if there is one.
+
+    Raises:
+        ResultError: a file of the run that cannot be read.
+    """
+    own = Path(model.name).name or model.name
+    if run is None or not run.is_dir() or not any((run / x).exists() for x in ("recipe.yaml", "summary.json", "results")):
+        return Story(own, None, model.name)
+    found = read_runs([run])[0]
+    recipe = load_yaml(run) if (run / "recipe.yaml").is_file() else {}
+    results, left_out = [], []
+    for stored in found.results:
+        if stored.record.checkpoint_sha256 != weights_sha256:
+            left_out.append(f"{stored.path.name} was measured on other weights")
+        elif not stored.record.complete:
+            left_out.append(f"{stored.path.name} is not finished")
+        else:
+            results.append(stored.record)
+    base = str(recipe.get("model") or found.summary.get("model") or model.name)
+    method = recipe.get("method") or found.summary.get("method")
+    return Story(run.resolve().name, None if method is None else str(method), base, recipe, found.summary, results, left_out)
