@@ -3,7 +3,7 @@
 Both combine with every method. Validation, and the model that is saved, see these weights; training goes on from its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -19,12 +19,16 @@ class Averages:
             steps it is `(1 + t) / (10 + t)` where that is smaller, so that the start does not weigh on a short run.
         mix: share `a` of the tuned weights, `theta = (1 - a) theta_0 + a theta` (WiSE-FT, Wortsman et al. 2022,
             arXiv 2109.01903); 1 leaves the original out.
+        unmixed: names of parameters that someone else mixes (adapters: the mean of two products is no product of means).
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], ema: float, mix: float) -> None:
+    def __init__(
+        self, params: Mapping[str, nn.Parameter], ema: float, mix: float, unmixed: Container[str] = frozenset()
+    ) -> None:
         self.params, self.ema, self.mix = params, ema, mix
         self.mean = {name: p.detach().clone() for name, p in params.items()} if ema > 0 else {}
-        self.original = {name: p.detach().clone() for name, p in params.items()} if mix < 1 else {}
+        kept = {name: p for name, p in params.items() if name not in unmixed} if mix < 1 else {}
+        self.original = {name: p.detach().clone() for name, p in kept.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -44,7 +48,7 @@ class Averages:
             with torch.no_grad():
                 for name, p in self.params.items():
                     value = self.mean.get(name, p)
-                    p.copy_(torch.lerp(self.original[name], value, self.mix) if self.original else value)
+                    p.copy_(torch.lerp(self.original[name], value, self.mix) if name in self.original else value)
             yield
         finally:
             with torch.no_grad():

@@ -23,14 +23,62 @@ class _Strict(BaseModel):
 
 
 class AttackSettings(_Strict):
-    """The inner maximisation: PGD from a random start, loss summed over the batch (Madry et al. 2018)."""
+    """The inner maximisation: PGD from a random start, loss summed over the batch (Madry et al. 2018), or one cheap step."""
 
+    kind: Literal["pgd", "fgsm", "n-fgsm"] = Field(
+        default="pgd",
+        description="fgsm: one step of 1.25 eps from a random start, back into the ball (Wong et al. 2020); n-fgsm: one "
+        "step of eps from stronger noise, not projected (de Jorge et al. 2022). Both cost one forward and one backward pass",
+    )
     steps: int = Field(default=2, ge=1, description="PGD steps; 2 is the field's habit, 10 is FARE's")
     step_size: Eps | None = Field(
         default=None, description="pixel units; None: eps for 1/255 and below, else min(eps, 2.5 eps / steps)"
     )
+    noise: float = Field(default=2.0, ge=0, description="half-width of n-fgsm's uniform noise, as a multiple of eps")
+    align: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of GradAlign (Andriushchenko & Flammarion 2020): loss gradients at the clean and at a random point "
+        "of the ball are kept parallel, which holds single-step training at larger eps. Costs two double backward passes",
+    )
     restarts: int = Field(default=1, ge=1)
     keep_best: bool = Field(default=True, description="one more forward pass, to return the iterate of highest loss")
+
+
+class LoraSettings(_Strict):
+    """Low-rank adapters in place of the weights (Hu et al. 2021, arXiv 2106.09685); needs `pip install "tima[lora]"`."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0, description="the product of the adapter's matrices is scaled by alpha / rank")
+    tower: Literal["image", "text", "both"] = Field(
+        default="both",
+        description="where adapters take the place of the weights that the method trains",
+    )
+    targets: list[str] | None = Field(
+        default=None,
+        description="last names of layers, as [q_proj, v_proj]; None: every linear layer that the method trains",
+    )
+
+
+class PromptSettings(_Strict):
+    """A learned frame added to the pixels (TeCoA's visual prompt, Mao et al. 2023, arXiv 2212.07016)."""
+
+    size: int = Field(default=30, ge=1, description="width of the frame in pixels of the model's grid; published: 30 at 224 px")
+    alone: bool = Field(default=False, description="the frame trains and the towers do not; False: both")
+    init: float = Field(
+        default=0.0,
+        ge=0,
+        description="standard deviation at the start, in normalised pixels. 0, ours: the first step sees the original; the "
+        "published code draws 1",
+    )
+    lr_scale: float = Field(default=1.0, gt=0, description="learning rate of the frame relative to lr")
+
+
+class AwpSettings(_Strict):
+    """Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884): the gradient is taken where the weights are worst."""
+
+    gamma: float = Field(default=0.005, gt=0, description="size of the perturbation relative to each weight matrix's norm")
+    warmup: float = Field(default=0.0, ge=0, le=1, description="share of the steps before it sets in")
 
 
 class TrainRecipe(_Strict):
@@ -62,6 +110,9 @@ class TrainRecipe(_Strict):
     mix: float = Field(
         default=1.0, gt=0, le=1, description="share of the tuned weights in what is saved; the rest is the original's (WiSE-FT)"
     )
+    lora: LoraSettings | None = Field(default=None, description="low-rank adapters; lora.rank=8 switches them on")
+    prompt: PromptSettings | None = Field(default=None, description="visual prompt; prompt.size=30 switches it on")
+    awp: AwpSettings | None = Field(default=None, description="weight perturbation; awp.gamma=0.005 switches it on")
     augment: Literal["none", "flip", "crop"] = Field(default="crop", description="crop: random crop, aspect and flip")
     templates: list[str] = Field(default=["a photo of a {c}."], description="prompts of the class texts while training")
     held_out_classes: float = Field(
@@ -114,7 +165,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         target = values
         *parents, last = key.split(".")
         for parent in parents:
-            target = target.setdefault(parent, {})
+            if target.get(parent) is None:  # also a modifier that a stored recipe has as `lora: null`
+                target[parent] = {}
+            target = target[parent]
             if not isinstance(target, dict):
                 raise RecipeError(f"'{key}': '{parent}' is a single value, it has no fields.")
         target[last] = _read_scalar(text)

@@ -3,6 +3,7 @@
     tima train --method tima --model nano --data pictures --eps 4/255 --out runs/x
     tima train --resume runs/x                      # goes on after a kill, to the same weights
     tima train --recipe runs/x --out runs/y lr=3e-4 # the same settings but one
+    tima train --out runs/z lora.rank=8 awp.gamma=0.005 # modifiers, which combine with any method (modifiers/)
 
 Each step: batch -> augment -> (class texts, inner attack, loss terms: objective.py) -> clip -> update; now and then
 validate and write a checkpoint. Randomness is keyed by (seed, step), so a resumed run needs no generator state.
@@ -20,16 +21,18 @@ from torch import Tensor, nn
 from tima._files import atomic_folder, restore_folder, write_json, write_text
 from tima.averaging import Averages
 from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
-from tima.config import TrainRecipe, dump
+from tima.config import TrainRecipe, dump, train_recipe
 from tima.config import validate as validate_config
 from tima.data import ImageSet
 from tima.data.augment import augment
-from tima.errors import TimaError, TrainingError
+from tima.errors import RecipeError, TimaError, TrainingError
 from tima.methods import find_method
 from tima.models import DualEncoder, load_model
+from tima.modifiers import Modifiers, build_modifiers
 from tima.objective import Objective, Outcome
 from tima.schedule import attack_step_size, batches, eps_at, lr_factor, step_seed
 from tima.split import Split, split_data
+from tima.train_batch import TrainBatch, captions_of
 from tima.train_log import TrainLog
 from tima.validate import Score, mean_score, validate
 
@@ -54,7 +57,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=out)
     device = accelerator.device
     torch.manual_seed(recipe.seed)
-    method = _build_method(recipe)
+    method, modifiers = _build_method(recipe), build_modifiers(recipe)
     student = load_model(recipe.model).to(device)
     teacher = load_model(recipe.model).to(device).requires_grad_(False) if method.needs_teacher else None
     if device.type == "cpu" and recipe.precision == "bf16":  # the fused kernel's bf16 backward is slow on CPU
@@ -65,15 +68,17 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
     split = split_data(recipe, student.image_size)
     split.train.preload()
     student.requires_grad_(False)
-    params = {name: p.requires_grad_(True) for name, p in method.trainable(student).items()}
+    params = modifiers.attach(student, method.trainable(student))
+    for p in params.values():
+        p.requires_grad_(True)
     state = Progress(recipe_sha256=_fingerprint(recipe))
     # before the checkpoint is loaded: the frozen class texts are the original's, also when no teacher is kept
     objective = Objective(student, teacher, method, split.train.class_names, recipe.templates, recipe.attack).to(device)
     params |= {f"method.{name}": p for name, p in objective.own.items()}
     if not params:
         return _untrained(student, split, recipe, state, out, device, accelerator.is_main_process)
-    optimizer = _build_optimizer(recipe, student, params)
-    averages = Averages(params, recipe.ema, recipe.mix)
+    optimizer = _build_optimizer(recipe, student, params, modifiers)
+    averages = Averages(params, recipe.ema, recipe.mix, modifiers.adapters)
     for folder in ("checkpoint", "model"):
         restore_folder(out / folder)
     if (out / "checkpoint" / "state.pt").is_file():
@@ -87,18 +92,18 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
 
     with log:
         log.notes(split, params, device)
-        for step, batch in _stream(split.train, recipe, state.step, accelerator.process_index, accelerator.num_processes, log):
+        for step, batch in _stream(split.train, recipe, method.needs_captions, state.step, accelerator, log):
             eps = eps_at(recipe, step)
             lr = recipe.lr * lr_factor(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
-            outcome = _update(objective, optimizer, accelerator, recipe, step, batch, eps, list(params.values()), state, out)
+            outcome = _update(objective, optimizer, accelerator, recipe, step, batch, eps, params, modifiers, state, out)
             averages.update(step)
             state.step = step + 1
             log.step(step, outcome, lr, eps)
             last = state.step == recipe.steps
             if state.step % recipe.val_every == 0 or last:
-                with averages.applied():
+                with averages.applied(), modifiers.outgoing():
                     scores = _validate(student, split, recipe, device)
                     score = log.validation(state.step, scores)
                     if score > state.best_score and main:
@@ -134,53 +139,66 @@ def _update(
     accelerator: Any,
     recipe: TrainRecipe,
     step: int,
-    batch: tuple[Tensor, Tensor],
+    batch: TrainBatch,
     eps: float,
-    params: list[nn.Parameter],
+    params: dict[str, nn.Parameter],
+    modifiers: Modifiers,
     state: Progress,
     out: Path,
 ) -> Outcome:
-    """Forward, backward and one optimiser step on a batch (uint8 images, labels), in `accumulate` parts."""
-    optimizer.zero_grad(set_to_none=True)
-    image_all, label_all = batch
-    parts = list(zip(image_all.chunk(recipe.accumulate), label_all.chunk(recipe.accumulate), strict=True))
-    total = Outcome({}, 0, 0, adversarial=False)
-    rank = accelerator.process_index
-    for part, (image_BCHW, label_B) in enumerate(parts):
-        generator = torch.Generator(accelerator.device).manual_seed(step_seed(recipe.seed, step, 10 + part + 1000 * rank))
-        pixels = _augment(image_BCHW, recipe, step, part, rank).to(accelerator.device)
-        with _precision(recipe, accelerator.device):
-            outcome = objective(pixels, label_B.to(accelerator.device), eps, attack_step_size(recipe, eps), generator)
-        share = len(label_B) / len(label_all)
-        loss = torch.stack([term.float() for term in outcome.terms.values()]).sum() * share
-        if not torch.isfinite(loss):
-            raise _not_finite(
-                step, {n: float(t.detach()) for n, t in outcome.terms.items() if not torch.isfinite(t)}, state, out
-            )
-        accelerator.backward(loss)
-        for name, term in outcome.terms.items():
-            total.terms[name] = total.terms.get(name, torch.zeros(())) + term.detach().float().cpu() * share
-        total.right += outcome.right
-        total.n += outcome.n
-        total.adversarial = outcome.adversarial
-    norm = nn.utils.clip_grad_norm_(params, recipe.clip_grad or float("inf"))
+    """Gradients of a batch and one optimiser step."""
+
+    def gradients(seen: list[Tensor | None]) -> tuple[Outcome, list[Tensor | None]]:
+        """Forward and backward in `accumulate` parts; on adversarial images `seen` before, where there are some."""
+        optimizer.zero_grad(set_to_none=True)
+        total, made = Outcome({}, 0, 0, adversarial=False), []
+        rank, device, n = accelerator.process_index, accelerator.device, len(batch.label_B)
+        for part, (piece, adv_BCHW) in enumerate(zip(parts, seen, strict=True)):
+            generator = torch.Generator(device).manual_seed(step_seed(recipe.seed, step, 10 + part + 1000 * rank))
+            pixels, label_B = _augment(piece.image_BCHW, recipe, step, part, rank).to(device), piece.label_B.to(device)
+            with _precision(recipe, device):
+                size = attack_step_size(recipe, eps)
+                outcome = objective(pixels, label_B, eps, size, generator, piece.captions, adv_BCHW)
+            share = len(label_B) / n
+            loss = torch.stack([term.float() for term in outcome.terms.values()]).sum() * share
+            if not torch.isfinite(loss):
+                culprits = {name: float(t.detach()) for name, t in outcome.terms.items() if not torch.isfinite(t)}
+                raise _not_finite(step, culprits, state, out)
+            accelerator.backward(loss)
+            for name, term in outcome.terms.items():
+                total.terms[name] = total.terms.get(name, torch.zeros(())) + term.detach().float().cpu() * share
+            total.right += outcome.right
+            total.n += outcome.n
+            total.adversarial = outcome.adversarial
+            made.append(outcome.adv_BCHW if outcome.adversarial else None)
+        return total, made
+
+    parts = batch.parts(recipe.accumulate)
+    found, seen = gradients([None] * len(parts))
+    if (worst := modifiers.worst_weights(params, step)) is not None:
+        with worst:
+            gradients(seen)
+    norm = nn.utils.clip_grad_norm_(params.values(), recipe.clip_grad or float("inf"))
     if not torch.isfinite(norm):
         raise _not_finite(step, {"gradient norm": float(norm)}, state, out)
     optimizer.step()
-    return total
+    return found
 
 
 def _stream(
-    images: ImageSet, recipe: TrainRecipe, first: int, rank: int, world: int, log: TrainLog
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """`(step, (uint8 images, labels))`; every process takes its own slice of the same global batch."""
+    images: ImageSet, recipe: TrainRecipe, captions: bool, first: int, accelerator: Any, log: TrainLog
+) -> Iterator[tuple[int, TrainBatch]]:
+    """Every step's batch; each process takes its own slice of the same global batch."""
+    rank, world = accelerator.process_index, accelerator.num_processes
     plan = [b[rank::world] for b in batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps)]
     loader = torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
     for step, batch in enumerate(loader, start=first):
         log.bad(batch.bad)
         if len(batch.label_B) == 0:
             raise TrainingError(f"Step {step}: not one of the batch's {len(plan[step - first])} pictures can be read.")
-        yield step, (batch.image_BCHW, batch.label_B)
+        seed = step_seed(recipe.seed, step, 7000 + 1000 * rank)
+        texts = captions_of(images, batch.index_B, recipe.templates, seed) if captions else None
+        yield step, TrainBatch(batch.image_BCHW, batch.label_B, texts)
 
 
 def _augment(image_BCHW: Tensor, recipe: TrainRecipe, step: int, part: int, rank: int) -> Tensor:
@@ -217,12 +235,14 @@ def _build_method(recipe: TrainRecipe) -> Any:
     return method_class(validate_config(method_class.Config, recipe.method_config, f"method_config of '{recipe.method}'"))
 
 
-def _build_optimizer(recipe: TrainRecipe, student: DualEncoder, params: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Two groups a tower: matrices with weight decay, vectors (biases, norms) without."""
+def _build_optimizer(
+    recipe: TrainRecipe, student: DualEncoder, params: dict[str, nn.Parameter], modifiers: Modifiers
+) -> torch.optim.Optimizer:
+    """Two groups for each learning rate: matrices with weight decay, vectors (biases, norms) without."""
     text = set(student.text_parameters("full"))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in params.items():
-        scale = recipe.text_lr_scale if name in text else 1.0
+        scale = modifiers.lr_scale.get(name, recipe.text_lr_scale if name in text else 1.0)
         groups.setdefault((scale, recipe.weight_decay if p.ndim > 1 else 0.0), []).append(p)
     listed = [{"params": ps, "lr_scale": scale, "weight_decay": decay} for (scale, decay), ps in groups.items()]
     if recipe.optimizer == "sgd":
@@ -248,14 +268,18 @@ def _fingerprint(recipe: TrainRecipe) -> str:
 def _claim(out: Path, recipe: TrainRecipe) -> None:
     """Store the recipe; refuse a folder that holds a run with other settings."""
     stored = out / "recipe.yaml"
-    text = dump(recipe)
-    if stored.is_file() and stored.read_text(encoding="utf-8") != text:
+    if not stored.is_file():
+        write_text(stored, dump(recipe))
+        return
+    try:
+        same = train_recipe(stored) == recipe  # settings, not text: those added since the run began have their defaults in it
+    except RecipeError:
+        same = False
+    if not same:
         raise TimaError(
             f"{out} holds a run with other settings (see {stored}). Give another --out, or delete the folder, "
             f"or go on with its own settings: tima train --resume {out}"
         )
-    if not stored.is_file():
-        write_text(stored, text)
 
 
 def _summary(recipe: TrainRecipe, state: Progress, split: Split, quarantined: int) -> dict[str, Any]:

@@ -4,8 +4,10 @@
 """
 
 from tima.errors import RecipeError
+from tima.methods.advflyp import AdvFlyp
 from tima.methods.agft import Agft
 from tima.methods.base import Method, MethodConfig, Step
+from tima.methods.comp_tga import CompTga
 from tima.methods.fare import Fare
 from tima.methods.ft_adv import FtAdv
 from tima.methods.ft_clean import FtClean
@@ -13,12 +15,13 @@ from tima.methods.laat import Laat
 from tima.methods.mart import Mart
 from tima.methods.pmg_aft import PmgAft
 from tima.methods.tecoa import TeCoA
+from tima.methods.tga_zsr import TgaZsr
 from tima.methods.tima import Tima
 from tima.methods.tima_v1 import TimaV1
 from tima.methods.trades import Trades
 from tima.methods.zero_shot import ZeroShot
 
-_ALL = (Tima, TimaV1, TeCoA, Fare, PmgAft, Laat, Agft, Trades, Mart, FtAdv, FtClean, ZeroShot)
+_ALL = (Tima, TimaV1, TeCoA, Fare, PmgAft, Laat, TgaZsr, CompTga, AdvFlyp, Agft, Trades, Mart, FtAdv, FtClean, ZeroShot)
 METHODS: dict[str, type[Method]] = {m.name: m for m in _ALL}
 
 

@@ -1,13 +1,14 @@
 """`Step` (what an optimiser step offers to a method) and `Method` (what a method has to say).
 
-Shapes: `B` images, `C` classes, `D` embedding width, `H, W` pixels.
+Shapes: `B` images, `C` classes, `D` embedding width, `N` patches of an image, `H, W` pixels.
 
 A method says what trains, what the adversary maximises and what the optimiser minimises. The trainer owns everything
 else: batches, the inner attack, autocast, weights, checkpoints.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -42,6 +43,8 @@ class Step:
         label_B: class indices.
         text_CD: unit-norm class texts of the student, with a gradient if the text tower trains.
         text0_CD: unit-norm class texts of the frozen original, a constant.
+        captions: a text for each image, when the method asks for them (`needs_captions`).
+        extra_CD: class texts of the frozen original through the method's `extra_templates`, by their name.
     """
 
     student: DualEncoder
@@ -51,6 +54,8 @@ class Step:
     label_B: Tensor
     text_CD: Tensor
     text0_CD: Tensor
+    captions: Sequence[str] | None = None
+    extra_CD: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def scale(self) -> Tensor:
@@ -60,6 +65,8 @@ class Step:
     @cached_property
     def adv_raw_BD(self) -> Tensor:
         """Un-normalised embeddings of the adversarial images, student."""
+        if "adv_tokens" in self.__dict__:  # computed with the patches already
+            return self.adv_tokens[0]
         return self.student.encode_image(self.adv_BCHW, normalize=False)
 
     @cached_property
@@ -72,6 +79,8 @@ class Step:
         """Un-normalised embeddings of the clean images, student."""
         if self.image_BCHW is self.adv_BCHW:  # no attack: one forward pass serves both names
             return self.adv_raw_BD
+        if "clean_tokens" in self.__dict__:
+            return self.clean_tokens[0]
         return self.student.encode_image(self.image_BCHW, normalize=False)
 
     @cached_property
@@ -103,6 +112,35 @@ class Step:
             raise TrainingError(NO_TEACHER)
         with torch.no_grad():
             return self.teacher.encode_image(self.adv_BCHW)
+
+    @cached_property
+    def adv_tokens(self) -> tuple[Tensor, Tensor]:
+        """Un-normalised embeddings `BxD` of the adversarial images and `BxNxD` of their patches, student. Ask for them before
+        `adv_BD`: both then come from one pass."""
+        return self.student.encode_patches(self.adv_BCHW)
+
+    @cached_property
+    def clean_tokens(self) -> tuple[Tensor, Tensor]:
+        """The same of the clean images, student."""
+        return self.student.encode_patches(self.image_BCHW)
+
+    @cached_property
+    def teacher_tokens(self) -> tuple[Tensor, Tensor]:
+        """The same of the clean images, frozen teacher, without autograd."""
+        if self.teacher is None:
+            raise TrainingError(NO_TEACHER)
+        with torch.no_grad():
+            return self.teacher.encode_patches(self.image_BCHW)
+
+    @cached_property
+    def caption_BD(self) -> Tensor:
+        """Unit-norm embeddings of the captions, without autograd: the text tower of methods that use them is frozen."""
+        if self.captions is None:
+            raise TrainingError("This step has no captions. A method that uses them must say needs_captions = True.")
+        place = {text: i for i, text in enumerate(dict.fromkeys(self.captions))}  # each different text is encoded once
+        with torch.no_grad():
+            text_UD = self.student.encode_text(list(place))
+        return text_UD[[place[text] for text in self.captions]]
 
 
 class Method(ABC):
@@ -136,6 +174,16 @@ class Method(ABC):
         return False
 
     @property
+    def needs_captions(self) -> bool:
+        """Whether the step is to carry a text for each image."""
+        return False
+
+    @property
+    def extra_templates(self) -> Mapping[str, Sequence[str]]:
+        """More prompts for the classes, by a name of the method's own; the frozen original encodes them once."""
+        return {}
+
+    @property
     def text_tower(self) -> TextTower:
         """Which part of the text tower trains."""
         return "none"
@@ -147,6 +195,10 @@ class Method(ABC):
     def prepare(self, text0_CD: Tensor, scale: Tensor) -> dict[str, nn.Parameter]:
         """Parameters of the method's own that train too, by name, once the class texts `text0_CD` and `s` are known."""
         return {}
+
+    def attack_texts(self, step: Step) -> Tensor:
+        """The texts that `attack_output` is given: the class texts, unless the method attacks against others."""
+        return step.text_CD
 
     def attack_output(self, student: DualEncoder, text_CD: Tensor) -> LogitsFn:
         """What the inner attack sees: pixels `BCHW` in [0, 1] to logits `BC` against fixed class texts."""

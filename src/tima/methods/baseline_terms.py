@@ -1,8 +1,12 @@
 """The terms of the baselines' losses: pure functions of embeddings, each with its formula and its source.
 
-Shapes: `B` images, `C` classes, `D` embedding width. Embeddings are unit-norm, `s` is the logit scale, `p` and `q` are softmax
-of `s cos` over the classes. Formula numbers go on from `terms.py` and are those of docs/method.md.
+Shapes: `B` images, `C` classes, `D` embedding width, `N` patches of an image, `P` its pixels. Embeddings are unit-norm, `s` is
+the logit scale, `p` and `q` are softmax of `s cos` over the classes. Formula numbers go on from `terms.py` and are those of
+docs/method.md.
 """
+
+import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +82,54 @@ def scaled_logits(image_BD: Tensor, weight_CD: Tensor, scale: Tensor | float = 1
 def cosine_mean(first_BD: Tensor, second_BD: Tensor) -> Tensor:
     """Mean cosine of corresponding unit-norm rows."""
     return (first_BD * second_BD).sum(-1).mean()
+
+
+@full_precision
+def attention_map(
+    image_BD: Tensor, patch_BND: Tensor, text_BD: Tensor, size: int, over: Literal["channels", "tokens"] = "channels"
+) -> Tensor:
+    """Text-guided attention `B x P`, `P = size * size`: how much each place of an image looks like a text, in [0, 1].
+
+    Known (TGA-ZSR, arXiv 2410.21802, published code): patch embeddings against the text, min-max scaled for each image,
+    bilinearly enlarged to the image's grid. A map that is the same everywhere becomes 0.
+
+    Args:
+        image_BD: un-normalised embeddings of the class tokens; only `over="tokens"` looks at them.
+        patch_BND: un-normalised embeddings of the patches, row by row of a square grid.
+        text_BD: one unit-norm text an image.
+        size: side of the enlarged map in pixels.
+        over: what the patch embeddings are normalised over. `tokens` is what the published code does: each channel is divided
+            by its length over all tokens of the image, the class token among them.
+    """
+    if over == "channels":
+        unit_BND = F.normalize(patch_BND, dim=-1)
+    else:
+        unit_BND = patch_BND / torch.cat([image_BD[:, None], patch_BND], 1).norm(dim=1, keepdim=True).clamp_min(1e-12)
+    # (20) TGA: A = minmax_n( p_n . t / ||p_n|| ), enlarged
+    score_BN = (unit_BND @ text_BD[:, :, None])[:, :, 0]
+    low_B1, high_B1 = score_BN.amin(1, keepdim=True), score_BN.amax(1, keepdim=True)
+    scaled_BN = (score_BN - low_B1) / (high_B1 - low_B1).clamp_min(1e-6)
+    side = math.isqrt(scaled_BN.shape[1])
+    grid_B1SS = scaled_BN.view(-1, 1, side, side)
+    return F.interpolate(grid_B1SS, size=(size, size), mode="bilinear", align_corners=False).flatten(1)
+
+
+@full_precision
+def l2_mean(first_BD: Tensor, second_BD: Tensor) -> Tensor:
+    """Euclidean distance of corresponding rows (not squared), mean over the batch."""
+    return torch.linalg.vector_norm(first_BD - second_BD, dim=-1).mean()
+
+
+@full_precision
+def contrastive_rows(logits_BB: Tensor, target_BB: Tensor) -> Tensor:
+    """Symmetric contrastive loss of each image-caption pair (CLIP, arXiv 2103.00020; AdvFLYP, arXiv 2604.11576).
+
+    Args:
+        logits_BB: scaled cosines, images down, captions across.
+        target_BB: symmetric, rows sum to 1; the identity when all captions differ.
+    """
+    # (23) l_b = ( CE(row b, q_b) + CE(column b, q_b) ) / 2
+    return -(target_BB * (F.log_softmax(logits_BB, dim=1) + F.log_softmax(logits_BB, dim=0).T)).sum(1) / 2
 
 
 def _kl_rows(first_BC: Tensor, second_BC: Tensor) -> Tensor:

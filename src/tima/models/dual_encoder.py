@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tima.errors import ModelError
+from tima.models.visual_prompt import PaddingPrompt
 
 
 class DualEncoder(nn.Module, ABC):
@@ -26,7 +27,8 @@ class DualEncoder(nn.Module, ABC):
         name: where the model came from, for tables and messages.
         image_size: side of the input grid in pixels.
         embed_dim: `D`.
-        backbone: the wrapped library model; holds every parameter.
+        backbone: the wrapped library model; holds every parameter but the visual prompt's.
+        prompt: a learned frame that is added to every image, or None (see `visual_prompt.py`).
         image_prefixes: what names of parameters in `backbone` begin with that belong to the image tower and its projection.
         text_prefixes: the same for the text tower and its projection.
         text_projection_prefixes: the same for the text tower's last projection alone.
@@ -46,6 +48,7 @@ class DualEncoder(nn.Module, ABC):
         super().__init__()
         self.register_buffer("mean_C11", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std_C11", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
+        self.prompt: PaddingPrompt | None = None
 
     # what a back end provides ------------------------------------------------------------------------------------
 
@@ -64,6 +67,13 @@ class DualEncoder(nn.Module, ABC):
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model in its library's own folder format (safetensors)."""
+
+    def _patch_features(self, normalised_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_image_features`, and the patches `B x N x D` through the same last layers. Not every tower has them."""
+        raise ModelError(
+            f"'{self.name}' gives no patch embeddings in the space of its texts. Methods that need them (tga-zsr, comp-tga) "
+            "take a transformers CLIPModel, or a VisionTextDualEncoderModel with a CLIP or DINOv2 image tower."
+        )
 
     @property
     def logit_scale(self) -> Tensor:
@@ -93,9 +103,29 @@ class DualEncoder(nn.Module, ABC):
             ModelError: integer pixels, another number of channels, or a grid that is not the model's.
         """
         self._check_pixels(image_BCHW)
-        pixel_BCHW = image_BCHW.to(self.mean_C11.dtype)  # float64 from numpy, float16 from a gallery
-        feature_BD = self._image_features((pixel_BCHW - self.mean_C11) / self.std_C11)
+        feature_BD = self._image_features(self._normalised(image_BCHW))
         return F.normalize(feature_BD.float(), dim=-1) if normalize else feature_BD.float()
+
+    def encode_patches(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels in [0, 1] to un-normalised embeddings `B x D`, and of the patches `B x N x D`, row by row of the grid.
+
+        Both from one pass. A patch's embedding is its last token through the layers that make the image's embedding of the
+        class token, so that it can be compared with a text.
+
+        Raises:
+            ModelError: as `encode_image`, or an image tower without such patches.
+        """
+        self._check_pixels(image_BCHW)
+        feature_BD, patch_BND = self._patch_features(self._normalised(image_BCHW))
+        return feature_BD.float(), patch_BND.float()
+
+    def prompted(self, image_BCHW: Tensor) -> Tensor:
+        """Pixels with the visual prompt's frame added, where the model has one. They may leave [0, 1] there."""
+        return image_BCHW if self.prompt is None else image_BCHW + self.prompt() * self.std_C11
+
+    def _normalised(self, image_BCHW: Tensor) -> Tensor:
+        pixel_BCHW = image_BCHW.to(self.mean_C11.dtype)  # float64 from numpy, float16 from a gallery
+        return (self.prompted(pixel_BCHW) - self.mean_C11) / self.std_C11
 
     def _check_pixels(self, image_BCHW: Tensor) -> None:
         if not image_BCHW.is_floating_point():

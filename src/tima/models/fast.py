@@ -97,6 +97,7 @@ class AttackModel:
                 model.use_lean(before)
 
     def _features(self, image_BCHW: Tensor) -> Tensor:
+        image_BCHW = self.classifier.model.prompted(image_BCHW)
         if self._shadow is not None:
             return self._shadow(image_BCHW)
         assert self._lean is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 from tima.errors import ModelError
 from tima.models import lean
 from tima.models.dual_encoder import DualEncoder
+from tima.models.visual_prompt import save_prompt
 
 TORCHVISION_HINT = (
     "the torchvision that is installed was built for another torch; install the matching one, or uninstall it: "
@@ -31,6 +32,8 @@ FAMILIES = {
         ("text_projection.",),
     ),
 }
+
+PATCH_TOWERS = ("clip_vision_model", "dinov2", "dinov2_with_registers")  # whose pooled output is the first of their tokens
 
 
 class HuggingFaceEncoder(DualEncoder):
@@ -59,6 +62,18 @@ class HuggingFaceEncoder(DualEncoder):
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
         return _pooled(self.backbone.get_image_features(pixel_values=normalised_BCHW))
 
+    def _patch_features(self, normalised_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        config = self.backbone.config
+        if config.model_type == "siglip" or config.vision_config.model_type not in PATCH_TOWERS:
+            return super()._patch_features(normalised_BCHW)
+        tower = self.backbone.vision_model
+        token_BTW = tower(pixel_values=normalised_BCHW).last_hidden_state
+        # of CLIP's tower these tokens come before the last norm, of DINOv2's after it; both read the image out of token 0
+        norm = next((m for m in tower.modules() if hasattr(m, "post_layernorm")), None)
+        token_BTD = self.backbone.visual_projection(token_BTW if norm is None else norm.post_layernorm(token_BTW))
+        patches = (self.image_size // int(config.vision_config.patch_size)) ** 2
+        return token_BTD[:, 0], token_BTD[:, -patches:]  # DINOv2's register tokens, where it has them, stand between
+
     def _text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
         return _pooled(self.backbone.get_text_features(**tokens))
 
@@ -77,6 +92,7 @@ class HuggingFaceEncoder(DualEncoder):
         self.backbone.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         write_preprocessor(folder, self.image_size, self.mean_C11.flatten().tolist(), self.std_C11.flatten().tolist())
+        save_prompt(self.prompt, folder)
 
     def use_lean(self, dtype: torch.dtype | None) -> torch.dtype | None:
         """Faster image passes (see `lean.py`), in another precision if wanted. Other towers than CLIP's stay as they are."""
@@ -89,7 +105,7 @@ class HuggingFaceEncoder(DualEncoder):
         if self._lean_dtype is None:
             return super().encode_image(image_BCHW, normalize=normalize)
         self._check_pixels(image_BCHW)
-        feature_BD = lean.image_features(self._lean_weights(), image_BCHW)
+        feature_BD = lean.image_features(self._lean_weights(), self.prompted(image_BCHW))
         return F.normalize(feature_BD, dim=-1) if normalize else feature_BD
 
     def _lean_weights(self) -> lean.LeanWeights:

@@ -59,6 +59,8 @@ def supports(model: DualEncoder) -> bool:
     config: Any = getattr(backbone, "config", None)
     if getattr(config, "model_type", "") != "clip" or not hasattr(backbone, "vision_model"):
         return False
+    if any(".lora_" in name for name, _ in model.backbone.named_parameters()):  # adapters that are not merged would be left out
+        return False
     return config.vision_config.hidden_act in ACTIVATIONS and float(config.vision_config.attention_dropout) == 0.0
 
 

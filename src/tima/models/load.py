@@ -7,6 +7,7 @@ from pathlib import Path
 from tima._files import restore_folder
 from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
+from tima.models.visual_prompt import load_prompt
 
 OPEN_CLIP_PREFIXES = ("open_clip:", "hf-hub:", "local-dir:")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".onnx")
@@ -36,7 +37,8 @@ def load_model(name: str | Path) -> DualEncoder:
     if text.startswith(OPEN_CLIP_PREFIXES):
         from tima.models.open_clip import load_open_clip
 
-        return load_open_clip(text)
+        encoder = load_open_clip(text)
+        return load_prompt(encoder, text.removeprefix("local-dir:")) if text.startswith("local-dir:") else encoder
     from tima.models.hugging_face import load_hugging_face
 
     if text == "nano":
@@ -63,11 +65,11 @@ def _load_folder(path: Path, text: str) -> DualEncoder:
     for folder in (path / "model", path):
         if (folder / "config.json").is_file():
             _check_config(folder / "config.json")
-            return load_hugging_face(folder, name=text)
+            return load_prompt(load_hugging_face(folder, name=text), folder)
         if (folder / "open_clip_config.json").is_file():
             from tima.models.open_clip import load_open_clip
 
-            return load_open_clip(f"local-dir:{folder}", name=text)
+            return load_prompt(load_open_clip(f"local-dir:{folder}", name=text), folder)
     if (path / "recipe.yaml").is_file():
         raise ModelError(f"{path} is a run without a finished model yet. Let it finish: tima train --resume {path}")
     raise ModelError(f"{path} holds no model: there is no config.json and no model/config.json in it.")

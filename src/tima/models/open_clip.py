@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
+from tima.models.visual_prompt import save_prompt
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -85,6 +86,7 @@ class OpenClipEncoder(DualEncoder):
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         if hasattr(self.tokenizer, "save_pretrained"):  # the default tokenizer is part of the library and has no files
             self.tokenizer.save_pretrained(folder)
+        save_prompt(self.prompt, folder)
 
 
 def load_open_clip(source: str, name: str | None = None) -> OpenClipEncoder:

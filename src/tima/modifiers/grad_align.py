@@ -1,0 +1,39 @@
+"""GradAlign: the loss's gradients inside the ball are kept parallel, so that one step of the attack finds what many would.
+
+Source: Andriushchenko & Flammarion, NeurIPS 2020, arXiv 2007.02617, eq. 6. Formula numbers are those of docs/method.md.
+Shapes: `B` images, `C` channels, `H, W` pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tima.attacks import LogitsFn, LossFn
+from tima.attacks.losses import find_loss
+
+
+def grad_align(
+    logits_fn: LogitsFn, image_BCHW: Tensor, target_B: Tensor, eps: float, *, loss: str | LossFn, generator: torch.Generator
+) -> Tensor:
+    """`1 - cos` of the pixel gradients at the clean image and at a uniform point of the ball, mean over the batch.
+
+    The weights behind `logits_fn` must be free to train: the gradients are differentiated once more. Images with a gradient of
+    0 at either point have no direction and are left out, as in the published code.
+    """
+    drawn_BCHW = torch.rand(image_BCHW.shape, generator=generator, device=generator.device).to(image_BCHW.device)
+    shifted_BCHW = image_BCHW + eps * (2 * drawn_BCHW - 1)
+    climb = find_loss(loss)
+
+    def gradient(point_BCHW: Tensor) -> Tensor:
+        pixels = point_BCHW.detach().requires_grad_(True)
+        value = climb(logits_fn(pixels), target_B).sum()
+        return torch.autograd.grad(value, pixels, create_graph=True)[0].float().flatten(1)
+
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
+        first_BP, second_BP = gradient(image_BCHW), gradient(shifted_BCHW)
+    usable_B = (first_BP.detach().norm(dim=1) > 0) & (second_BP.detach().norm(dim=1) > 0)
+    if not bool(usable_B.any()):
+        return first_BP.sum() * 0.0
+    # (29) GradAlign: 1 - cos( grad l(x), grad l(x + eta) ), eta ~ U(-eps, eps), mean over the batch
+    return 1 - F.cosine_similarity(first_BP[usable_B], second_BP[usable_B], dim=1, eps=1e-20).mean()
