@@ -22,6 +22,8 @@ _WHERE = {
     "load_protocol": "tima.protocols",
     "parse_eps": "tima.eps",
     "TimaError": "tima.errors",
+    "robustify": "tima._robustify",
+    "export_model": "tima.export",
 }
 __all__ = [
     "DualEncoder",
@@ -30,17 +32,21 @@ __all__ = [
     "TrainRecipe",
     "ZeroShotClassifier",
     "__version__",
+    "export_model",
     "find_data",
     "load_model",
     "load_protocol",
     "parse_eps",
+    "robustify",
 ]
 
 if TYPE_CHECKING:
+    from tima._robustify import robustify
     from tima.config import TrainRecipe
     from tima.data import ImageSet, find_data
     from tima.eps import parse_eps
     from tima.errors import TimaError
+    from tima.export import export_model
     from tima.models import DualEncoder, ZeroShotClassifier, load_model
     from tima.protocols import load_protocol
 

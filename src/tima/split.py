@@ -22,11 +22,14 @@ class Split:
     unseen: ImageSet | None
 
 
-def split_data(recipe: TrainRecipe, image_size: int) -> Split:
-    """Open `recipe.data` and split it by `recipe.seed`-independent rules, so that every seed trains on the same images."""
-    train = find_data(recipe.data, "train", image_size)
+def split_data(recipe: TrainRecipe, image_size: int, images: ImageSet | None = None) -> Split:
+    """Open `recipe.data` and split it by `recipe.seed`-independent rules, so that every seed trains on the same images.
+
+    `images` stand for `recipe.data` where they are in memory already.
+    """
+    train = find_data(recipe.data, "train", image_size) if images is None else images.at_size(image_size)
     try:
-        val = find_data(recipe.data, "val", image_size)
+        val = find_data(recipe.data, "val", image_size) if images is None else None
     except DataError:
         val = None
     if val is None or val.class_names != train.class_names:

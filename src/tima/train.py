@@ -37,11 +37,11 @@ from tima.train_log import TrainLog
 from tima.validate import Score, mean_score, validate
 
 
-def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Path:
+def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images: ImageSet | None = None) -> Path:
     """Train, or resume, and return the folder of the best model (Hugging Face format).
 
     A run that is complete is left as it is. Best means: highest mean of clean and robust accuracy over the two
-    validation sets of `split.py`; no evaluation set has a say.
+    validation sets of `split.py`; no evaluation set has a say. `images` stand for `recipe.data` where they are in memory.
 
     Raises:
         TrainingError: the loss or gradient became NaN or infinite.
@@ -65,7 +65,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True) -> Pat
             if model is not None:
                 model.use_attention("eager")
                 model.use_lean(torch.bfloat16)
-    split = split_data(recipe, student.image_size)
+    split = split_data(recipe, student.image_size, images)
     split.train.preload()
     student.requires_grad_(False)
     params = modifiers.attach(student, method.trainable(student))
