@@ -35,7 +35,7 @@ def wilson(correct: float, n: float) -> tuple[float, float]:
     return (0.0 if correct == 0 else centre - half), (1.0 if correct == n else centre + half)
 
 
-def macro_average(counts: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+def macro_average(counts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """Unweighted mean of several sets' accuracies with a normal interval from their binomial variances.
 
     Each variance is taken at the proportion of Agresti & Coull (1998, Am. Stat. 52:119), `(correct + z^2/2) / (n + z^2)`:

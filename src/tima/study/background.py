@@ -1,0 +1,209 @@
+"""What stands behind the comparison: how it was made, searches, costs, margins, trouble, and where numbers come from."""
+
+import json
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from tima.report.tables import Table
+from tima.report.words import duration, listing, percent
+from tima.study.claims import pool
+from tima.study.document import Section
+from tima.study.jobs import settings_text
+from tima.study.lines import View, lines_of
+from tima.study.records import KeptRun, Store
+
+HASH = 12  # digits shown; the kept file has all
+PASSES = ("forwards_per_step", "backwards_per_step")
+
+
+def setup_section(store: Store) -> Section:
+    """What all runs share."""
+    base = store.study.get("base", {})
+    text = [str(store.study["about"])] if store.study.get("about") else []
+    text.append(f"All runs share: {settings_text(base)}." if base else "All runs use the trainer's defaults.")
+    search = store.study.get("search")
+    if search is not None and store.searches:
+        count = len(next(iter(store.searches.values())).points)
+        rule = "robust accuracy" if search.get("rule") == "robust" else "clean and robust accuracy"
+        text.append(
+            f"Hyper-parameters: {count} trials for each searched row"
+            + (f" with {settings_text(search['settings'])}" if search.get("settings") else "")
+            + f"; the winner has the highest mean of {rule} on held-out images and held-out classes of the training set. No "
+            "evaluation set was opened for it."
+        )
+    machines = {json.dumps(run.cost.get("machine"), sort_keys=True): run.cost["machine"] for run in store.runs if run.cost}
+    words = [f"{m.get('gpu') or m.get('cpu')}, {m.get('threads')} thread(s) a worker" for m in machines.values() if m]
+    if words:
+        text.append(f"Trained on {listing(list(dict.fromkeys(words)))}.")
+    versions = [run.summary["versions"] for run in store.runs if run.summary.get("versions")]
+    if versions:
+        text.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions[0].items()) + ".")
+    return Section("How it was made", text=text)
+
+
+def search_section(store: Store) -> Section | None:
+    """Winners, and every trial folded away."""
+    if not store.searches:
+        return None
+    winners, every = [], []
+    for name, search in store.searches.items():
+        won = search.winner
+        best = "" if won is None else f"{100 * (search.scores[won] or 0):.1f}"
+        chosen = "none: every trial failed" if won is None else settings_text(search.points[won])
+        winners.append([_title(store, name), str(len(search.points)), chosen, best])
+        for point, score, note, key in zip(search.points, search.scores, search.notes, search.keys, strict=True):
+            shown = note if score is None else f"{100 * score:.1f}"
+            every.append([_title(store, name), settings_text(point), shown, key])
+    note = "Score: in percent, on validation alone. It is no result and not comparable with the tables above."
+    return Section(
+        "What the searches chose",
+        tables=[Table("Winners", ["method", "trials", "chosen", "score"], winners, note)],
+        folded=[Table("Every trial", ["method", "settings", "score", "run"], every)],
+    )
+
+
+def cost_section(store: Store) -> Section:
+    """Time, passes and memory of training, and time of judging."""
+    rows = []
+    for line in lines_of(store):
+        runs = [run for run in line.runs if run.summary]
+        if not runs:
+            continue
+        costs = [run.cost for run in runs if run.cost.get("steps_measured")]
+        passes = [f"{_mean(costs, key) / _mean(costs, 'images_per_step'):.2f}" if costs else "" for key in PASSES]
+        texts = f"{_mean(costs, 'texts_per_step'):,.0f}" if costs else ""
+        steps = int(runs[0].summary.get("steps", 0))
+        cpu = f"{_mean(costs, 'cpu_seconds_per_step') * steps:,.0f} s" if costs else ""
+        memory = [run.cost["peak_memory_bytes"] for run in runs if run.cost.get("peak_memory_bytes")] if costs else []
+        judged = [sum(r.wall_time_s for r in run.results) for run in runs if run.results]
+        rows.append(
+            [
+                line.name,
+                str(steps),
+                duration(mean(float(run.summary.get("seconds", 0)) for run in runs)) if steps else "",
+                cpu,
+                *passes,
+                texts,
+                f"{max(memory) / 2**20:,.0f} MiB" if memory else "",
+                duration(mean(judged)) if judged else "",
+            ]
+        )
+    columns = ["method", "steps", "training", "processor", "forward", "backward", "texts a step", "memory", "judging"]
+    note = (
+        "Means over seeds. Training: wall time with validation; processor: time of all threads inside optimiser steps, which "
+        "other work on the machine moves less. Forward and backward: passes through the image towers (student, teacher, inner "
+        "attack) for each training picture, and class texts encoded for each step, counted while training. Memory: the "
+        "largest of the process, or of the GPU. "
+        "Judging: wall time of all evaluations of a run; it grows with the images that stand."
+    )
+    return Section("What it cost", tables=[Table("Cost", columns, rows, note)])
+
+
+def margin_section(store: Store, views: Sequence[View]) -> Section | None:
+    """The observations that TIMA's second version argues from, and how the class texts lie before and after."""
+    if not views:
+        return None
+    view = views[0]
+    margins = []
+    for line in view.lines:
+        results = {data: found[0] for data in view.zero_shot if (found := line.results(data, view.sha256))}
+        if not results:
+            continue
+        cells = [line.name]
+        for column in view.columns:
+            known = [r.margin_similarity[column] for r in results.values() if column in r.margin_similarity]
+            cells.append(f"{mean(known):+.2f}" if known else "")
+        pooled = pool([r.offsets[view.columns[-1]] for r in results.values() if view.columns[-1] in r.offsets])
+        margins.append([*cells, "too few stand" if pooled is None else "{:.2f} ± {:.2f} (n = {})".format(*pooled)])
+    texts = []
+    for line in view.lines:
+        known_texts = [values for run in line.runs[:1] for name, values in run.texts.items() if name in view.zero_shot]
+        if known_texts:
+            average = {key: mean(values[key] for values in known_texts) for key in known_texts[0]}
+            texts.append(
+                [
+                    line.name,
+                    f"{average['energy_before']:.3f} → {average['energy']:.3f}",
+                    f"{average['cosine_before']:.3f} → {average['cosine']:.3f}",
+                    f"{average['structure']:.3f}",
+                ]
+            )
+    tables = []
+    if margins:
+        note = (
+            "Mean over the zero-shot sets, first seed. Columns: correlation of an image's margin with its class text's cosine "
+            "to the nearest other one; below 0, look-alike classes keep smaller margins. Fall: of the margin from the smallest "
+            "eps to the largest, mean ± standard deviation over the images that withstand both."
+        )
+        tables.append(Table("Margins", ["method", *view.columns, "fall"], margins, note))
+    if texts:
+        note = (
+            "Mean over the zero-shot sets, first seed, before → after. Energy: formula 2 of the method's page, small when "
+            "class texts lie far apart. Structure: correlation of the cosines before and after, 1 when who is near whom has "
+            "stayed."
+        )
+        tables.append(Table("Class texts", ["method", "energy", "mean cosine", "structure"], texts, note))
+    return Section("Margins and class texts", tables=tables) if tables else None
+
+
+def trouble_section(store: Store) -> Section | None:
+    """Everything that failed, collapsed, is open, or whose attack is not to be believed. None when there is nothing."""
+    rows = []
+    for run in store.runs:
+        name = f"{_title(store, run.row)}, eps {run.eps}, seed {run.seed}"
+        if run.state == "collapsed":
+            rows.append(
+                [name, "training", "collapsed: it gives one answer to everything on a validation set; judged all the same"]
+            )
+        if run.state == "open":
+            rows.append([name, "training", "not finished yet"])
+        rows += [[name, failure.what, f"{failure.kind}: {failure.message.splitlines()[0]}"] for failure in run.failures]
+        for r in run.results:
+            rows += [
+                [name, f"{r.data} at {column}", f"attack health: suspicious: {why}"] for column, why in r.suspicious.items()
+            ]
+    for name, search in store.searches.items():
+        for point, note in zip(search.points, search.notes, strict=True):
+            rows += [[f"{_title(store, name)}, trial {settings_text(point)}", "training", note]] if note else []
+    return Section("What went wrong", tables=[Table("Trouble", ["run", "what", "why"], rows)]) if rows else None
+
+
+def provenance_section(store: Store) -> Section:
+    """Every number's file and hashes."""
+    runs, results = [], []
+    for run in store.runs:
+        title = _title(store, run.row)
+        runs.append([title, run.eps, str(run.seed), run.state, _validation(run), run.key, run.recipe_sha256[:HASH]])
+        for r in run.results:
+            label = f"{store.protocols[r.protocol]['name']}@{store.protocols[r.protocol]['version']}"
+            hashes = [r.sha256[:HASH], r.sidecar_sha256[:HASH], r.checkpoint_sha256[:HASH]]
+            results.append([title, run.eps, str(run.seed), r.data, label, f"{r.n:,}", r.file, *hashes])
+    columns = ["method", "eps", "seed", "data", "protocol", "n", "result file", "its SHA-256", "outcomes", "checkpoint"]
+    note = f"First {HASH} digits. Paths are below the study's folder; the stored study holds whole hashes and all outcomes."
+    return Section(
+        "Where the numbers come from",
+        folded=[
+            Table("Runs", ["method", "eps", "seed", "state", "validation", "folder", "recipe SHA-256"], runs),
+            Table("Results", columns, results, note),
+        ],
+    )
+
+
+def _validation(run: KeptRun) -> str:
+    """Clean and robust accuracy of the kept checkpoint on each validation set."""
+    val = run.summary.get("val", {})
+    parts = [
+        f"{name} {percent(p['clean_accuracy'])}/{percent(p['robust_accuracy'])}"
+        for name, p in val.items()
+        if isinstance(p, dict)
+    ]
+    return " ".join(parts)
+
+
+def _title(store: Store, row: str) -> str:
+    return str(store.study["rows"][row].get("title") or row)
+
+
+def _mean(costs: Sequence[dict[str, Any]], key: str) -> float:
+    return mean(float(cost[key]) for cost in costs)

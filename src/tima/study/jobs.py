@@ -1,0 +1,120 @@
+"""What is left to do: trainings and evaluations whose prerequisites are there, in the order of the file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tima.protocols import Protocol
+from tima.study.expand import Training, first_seeds, protocol_of, trials
+from tima.study.schema import Evaluation, Study
+from tima.study.state import State, choose, evaluation_name, headline_rows, ready_finals, seeds_of
+
+TRIAL, TRAIN, EVALUATE = "search", "training", "evaluation"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process's work: a training, or the evaluation of a training on all sets of one protocol."""
+
+    kind: str
+    training: Training
+    evaluation: Evaluation | None = None
+    protocol: Protocol | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells jobs apart. A trial that equals a final run is one job."""
+        if self.protocol is None:
+            return f"{self.training.key}/train"
+        assert self.evaluation is not None
+        return f"{self.training.key}/{self.protocol.name}-{self.protocol.sha256[:8]}/{','.join(self.evaluation.data)}"
+
+    @property
+    def title(self) -> str:
+        recipe = self.training.recipe
+        if self.training.trial is not None:
+            return f"{self.training.row}: trial {settings_text(self.training.trial)}"
+        run = f"{self.training.row}, seed {recipe.seed}"
+        return f"{run}: train" if self.protocol is None else f"{run}: {self.protocol}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job and how it stands: `todo`, `done`, `failed`, or `waiting` for a training before it."""
+
+    job: Job
+    state: str
+
+
+def survey(study: Study, state: State) -> Iterator[Progress]:
+    """Every job that is known by now, trials first, each once."""
+    seen: set[str] = set()
+    for progress in _all(study, state):
+        if progress.job.key not in seen:
+            seen.add(progress.job.key)
+            yield progress
+
+
+def trainings(study: Study, state: State) -> list[Training]:
+    """All final runs that are known by now."""
+    headline = headline_rows(study, state)
+    found = []
+    for name in study.rows:
+        found += ready_finals(study, name, state, seeds_of(study, name, headline)) or []
+    return found
+
+
+def still_unknown(study: Study, state: State) -> int:
+    """How many final runs wait for a search to be decided."""
+    return sum(
+        len(_rough_finals(study, name)) for name in study.rows if choose(study, name, state) is None
+    )  # fmt: skip
+
+
+def _rough_finals(study: Study, name: str) -> list[Training]:
+    from tima.study.expand import finals
+
+    return finals(study, name, {}, seeds_of(study, name, study.headline.rows))
+
+
+def _all(study: Study, state: State) -> Iterator[Progress]:
+    for name in study.rows:
+        for training in trials(study, name):
+            yield _training(TRIAL, training, state)
+    headline = headline_rows(study, state)
+    runs = trainings(study, state)
+    # first runs of all rows before more seeds: a study that is stopped early holds a whole comparison
+    runs.sort(key=lambda t: t.recipe.seed not in first_seeds(study, t.row)[:1])
+    for training in runs:
+        yield _training(TRAIN, training, state)
+    for evaluation in study.evaluate:
+        protocol = protocol_of(evaluation)
+        for training in runs:
+            if evaluation.rows == "all" or training.row in headline:
+                yield _evaluation(training, evaluation, protocol, state)
+
+
+def _training(kind: str, training: Training, state: State) -> Progress:
+    job = Job(kind, training)
+    if state.summary(training.key) is not None:
+        return Progress(job, "done")
+    return Progress(job, "failed" if state.failure(training.key, "train") is not None else "todo")
+
+
+def _evaluation(training: Training, evaluation: Evaluation, protocol: Protocol, state: State) -> Progress:
+    job = Job(EVALUATE, training, evaluation, protocol)
+    if state.summary(training.key) is None:
+        return Progress(job, "failed" if state.failure(training.key, "train") is not None else "waiting")
+    failed = 0
+    for data in evaluation.data:
+        if state.evaluated(training.key, data, protocol):
+            continue
+        if state.failure(training.key, evaluation_name(data, protocol)) is None:
+            return Progress(job, "todo")
+        failed += 1
+    return Progress(job, "failed" if failed == len(evaluation.data) else "done")
+
+
+def settings_text(settings: Any) -> str:
+    """`lr=0.001 w_takd=0.3`: the last part of each name is enough for people."""
+    return " ".join(f"{key.split('.')[-1]}={value}" for key, value in settings.items()) or "as given"

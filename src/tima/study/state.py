@@ -1,0 +1,196 @@
+"""Where a study stands, read from its files alone: what is finished, what failed, and which settings each search chose.
+
+Nothing is kept besides the runs' own files, so that a study which was killed at any moment goes on from what is whole.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tima._files import write_json
+from tima.errors import ResultError
+from tima.protocols import Protocol
+from tima.results import result_path
+from tima.study.expand import Training, finals, first_seeds, headline_seeds, trials
+from tima.study.schema import Study
+
+COLLAPSED = "collapsed"
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something was not finished. `kind`: the error's class, `missing` for a data set that is not on this machine."""
+
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message.strip().splitlines()[0] if self.message.strip() else self.kind
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A search's outcome. `scores`: by trial, None for one that failed or collapsed; `winner`: its number, None if all did."""
+
+    points: list[Mapping[str, Any]]
+    keys: list[str]
+    scores: list[float | None]
+    notes: list[str]
+    winner: int | None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {} if self.winner is None else self.points[self.winner]
+
+
+@dataclass
+class State:
+    """The study's folder. Finished files never change, so they are read once."""
+
+    folder: Path
+    _summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _complete: set[Path] = field(default_factory=set)
+
+    def run(self, key: str) -> Path:
+        return self.folder / "runs" / key
+
+    def summary(self, key: str) -> dict[str, Any] | None:
+        """`summary.json` of a finished training.
+
+        Raises:
+            ResultError: it is there and cannot be read.
+        """
+        if key not in self._summaries:
+            path = self.run(key) / "summary.json"
+            if not path.is_file():
+                return None
+            self._summaries[key] = read_object(path)
+        return self._summaries[key]
+
+    def evaluated(self, key: str, data: str, protocol: Protocol) -> bool:
+        """Is there a complete result?"""
+        path = self.result(key, data, protocol)
+        if path not in self._complete and path.is_file() and read_object(path).get("complete"):
+            self._complete.add(path)
+        return path in self._complete
+
+    def result(self, key: str, data: str, protocol: Protocol) -> Path:
+        return result_path(self.run(key), set_name(data), protocol)
+
+    def failure(self, key: str, what: str) -> Failure | None:
+        """Why `train`, or `evaluate.SET.PROTOCOL`, was not finished; None when nothing failed."""
+        path = self._failed(key, what)
+        if not path.is_file():
+            return None
+        value = read_object(path)
+        return Failure(str(value.get("kind", "error")), str(value.get("message", "")))
+
+    def fail(self, key: str, what: str, failure: Failure) -> None:
+        write_json(self._failed(key, what), {"what": what, "kind": failure.kind, "message": failure.message})
+
+    def forget_failures(self, everything: bool) -> None:
+        """What failed is tried again: all of it, or only sets that were not on this machine."""
+        for path in self.folder.glob("runs/*/failures/*.json"):
+            if everything or read_object(path).get("kind") == MISSING:
+                path.unlink()
+
+    def _failed(self, key: str, what: str) -> Path:
+        return self.run(key) / "failures" / f"{what}.json"
+
+
+def evaluation_name(data: str, protocol: Protocol) -> str:
+    """What a failure of this evaluation is filed under."""
+    return f"evaluate.{result_path('', set_name(data), protocol).stem}"
+
+
+def set_name(data: str) -> str:
+    """What results call a set that was named by a folder: its last part, without a split."""
+    return Path(data.split(":")[0]).name
+
+
+def collapsed(summary: Mapping[str, Any]) -> bool:
+    """The kept model gives one answer to everything on some validation set."""
+    parts = [part for part in summary.get("val", {}).values() if isinstance(part, dict)]
+    return any(p.get("one_class") and abs(p["clean_accuracy"] - p["robust_accuracy"]) < 1e-9 for p in parts)
+
+
+def score(summary: Mapping[str, Any], rule: str) -> float:
+    """What a search compares, see `Search.rule`."""
+    parts = [part for part in summary["val"].values() if isinstance(part, dict)]
+    keys = ["robust_accuracy"] if rule == "robust" else ["clean_accuracy", "robust_accuracy"]
+    return float(sum(part[key] for part in parts for key in keys) / (len(parts) * len(keys)))
+
+
+def choose(study: Study, name: str, state: State) -> Choice | None:
+    """The winner of a row's search; None while trials are open. A row that is not searched has no trials and no winner."""
+    source = study.rows[name].search
+    if source not in ("own", "none"):
+        return choose(study, source, state)
+    tried = trials(study, name)
+    scores: list[float | None] = []
+    notes: list[str] = []
+    for training in tried:
+        summary, failed = state.summary(training.key), state.failure(training.key, "train")
+        if summary is None and failed is None:
+            return None
+        bad = str(failed) if summary is None else COLLAPSED if collapsed(summary) else ""
+        assert study.search is not None
+        scores.append(None if bad or summary is None else score(summary, study.search.rule))
+        notes.append(bad)
+    known = [i for i, value in enumerate(scores) if value is not None]
+    winner = max(known, key=lambda i: (scores[i], -i), default=None)
+    return Choice([dict(t.trial or {}) for t in tried], [t.key for t in tried], scores, notes, winner)
+
+
+def ready_finals(study: Study, name: str, state: State, seeds: list[int]) -> list[Training] | None:
+    """The final runs of a row; None while its search is open; empty when no trial of it survived."""
+    choice = choose(study, name, state)
+    if choice is None:
+        return None
+    if choice.points and choice.winner is None:
+        return []
+    return finals(study, name, choice.settings, seeds)
+
+
+def headline_rows(study: Study, state: State) -> list[str]:
+    """The headline rows, with the best of the rest once all first runs of the others are there."""
+    rows = list(study.headline.rows)
+    if not study.headline.best_of_rest:
+        return rows
+    best: tuple[float, str] | None = None
+    rule = study.search.rule if study.search is not None else "mean"
+    for name in (n for n in study.rows if n not in rows):
+        first = ready_finals(study, name, state, first_seeds(study, name)[:1])
+        if first is None or any(state.summary(t.key) is None and state.failure(t.key, "train") is None for t in first):
+            return rows
+        summary = state.summary(first[0].key) if first else None
+        if summary is None or collapsed(summary):
+            continue
+        if best is None or score(summary, rule) > best[0]:
+            best = score(summary, rule), name
+    return rows if best is None else [*rows, best[1]]
+
+
+def seeds_of(study: Study, name: str, headline: list[str]) -> list[int]:
+    """The seeds that a row ends up with."""
+    if name not in headline:
+        return first_seeds(study, name)
+    return list(dict.fromkeys([*first_seeds(study, name), *headline_seeds(study, name)]))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ResultError: not readable, or something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path} cannot be read: {error}. Delete it; what it held is made again.") from error
+    if not isinstance(value, dict):
+        raise ResultError(f"{path} should hold one JSON object, but holds a {type(value).__name__}.")
+    return value

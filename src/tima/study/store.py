@@ -1,0 +1,155 @@
+"""From the runs' folders to the file that is kept: outcomes as bitmaps, costs, hashes. Shapes: `N` images, `E` eps."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tima._files import sha256_file
+from tima.analysis import margin_offset
+from tima.eps import format_eps
+from tima.errors import ResultError
+from tima.protocols import Protocol
+from tima.report.comparison import size_text
+from tima.results import Clean, Result, Robust, load_sidecar, read_result
+from tima.study.expand import Training, protocol_of
+from tima.study.jobs import trainings
+from tima.study.records import CLEAN, KeptFailure, KeptResult, KeptRun, KeptSearch, Store, pack
+from tima.study.schema import Study
+from tima.study.state import State, choose, collapsed, headline_rows, read_object, set_name
+
+SUMMARY = ("steps", "images_seen", "train_images", "train_classes", "seconds", "best_step", "best_score", "val", "versions")
+
+
+def collect(study: Study, folder: str | Path) -> Store:
+    """Everything that is finished by now.
+
+    Raises:
+        ResultError: a file in the folder that cannot be read.
+    """
+    state = State(Path(folder))
+    headline = headline_rows(study, state)
+    evaluations = [(e, protocol_of(e)) for e in study.evaluate]
+    runs = []
+    for training in trainings(study, state):
+        mine = [(e, p) for e, p in evaluations if e.rows == "all" or training.row in headline]
+        runs.append(_run(training, [(data, p) for e, p in mine for data in e.data], state))
+    searches = {}
+    for name, row in study.rows.items():
+        choice = choose(study, name, state) if row.search == "own" else None
+        if choice is not None and choice.points:
+            points = [dict(point) for point in choice.points]
+            searches[name] = KeptSearch(
+                points=points, keys=choice.keys, scores=choice.scores, notes=choice.notes, winner=choice.winner
+            )
+    asked: dict[str, list[str]] = {}
+    for evaluation, protocol in evaluations:
+        names = asked.setdefault(protocol.sha256, [])
+        names += [set_name(data) for data in evaluation.data if set_name(data) not in names]
+    return Store(
+        study=study.content(),
+        headline=headline,
+        protocols={protocol.sha256: protocol.content() for _, protocol in evaluations},
+        asked=asked,
+        headline_only=sorted(asked.keys() - {p.sha256 for e, p in evaluations if e.rows == "all"}),
+        searches=searches,
+        runs=runs,
+    )
+
+
+def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -> KeptRun:
+    folder, summary = state.run(training.key), state.summary(training.key)
+    failed = state.failure(training.key, "train")
+    what = "open" if failed is None else "failed"
+    if summary is not None:
+        what = "collapsed" if collapsed(summary) else "finished"
+    results = [
+        _result(state.result(training.key, data, protocol), protocol, state)
+        for data, protocol in wanted
+        if state.evaluated(training.key, data, protocol)
+    ]
+    cost, texts = folder / "cost.json", folder / "texts.json"
+    return KeptRun(
+        row=training.row,
+        key=training.key,
+        eps=format_eps(training.recipe.eps),
+        data=training.recipe.data,
+        seed=training.recipe.seed,
+        state=what,  # type: ignore[arg-type]
+        recipe=training.recipe.model_dump(mode="json", exclude_defaults=True),
+        recipe_sha256=str((summary or {}).get("recipe_sha256", "")),
+        summary={key: summary[key] for key in SUMMARY if key in summary} if summary is not None else {},
+        cost=read_object(cost) if cost.is_file() else {},
+        texts=read_object(texts) if texts.is_file() else {},
+        results=results,
+        failures=_failures(folder),
+    )
+
+
+def _failures(folder: Path) -> list[KeptFailure]:
+    """First lines only: the rest says where things lie on the machine that it happened on."""
+    found = [read_object(path) for path in sorted(folder.glob("failures/*.json"))]
+    return [KeptFailure(what=f["what"], kind=f["kind"], message=str(f["message"]).partition("\n")[0]) for f in found]
+
+
+def _result(path: Path, protocol: Protocol, state: State) -> KeptResult:
+    record, tensors = read_result(path), load_sidecar(path)
+    order_N = tensors["index_N"].argsort()
+    columns = [CLEAN, *(size_text(row.eps, record.norm) for row in record.robust)]
+    rows = [tensors["correct_N"], *tensors["robust_EN"]]
+    images = hashlib.sha256()
+    for name in ("index_N", "label_N"):
+        images.update(np.ascontiguousarray(tensors[name][order_N].numpy().astype("<i8")).tobytes())
+    images.update(json.dumps([record.class_names, record.templates]).encode())
+    known: dict[str, Clean | Robust] = dict(zip(columns, [record.clean, *record.robust], strict=True))
+    similarity = dict(zip(columns, [record.margin_similarity, *(r.margin_similarity for r in record.robust)], strict=True))
+    return KeptResult(
+        data=record.dataset,
+        protocol=protocol.sha256,
+        file=path.relative_to(state.folder).as_posix(),
+        sha256=sha256_file(path),
+        sidecar_sha256=sha256_file(path.with_suffix(".safetensors")),
+        checkpoint_sha256=record.checkpoint_sha256,
+        n=record.n,
+        classes=len(record.class_names),
+        images_sha256=images.hexdigest(),
+        train_domain=record.train_domain,
+        right={column: pack(row[order_N].numpy()) for column, row in zip(columns, rows, strict=True)},
+        correct={column: entry.correct for column, entry in known.items()},
+        margin_similarity={column: value for column, value in similarity.items() if value is not None},
+        median_margin={column: e.margins.median for column, e in known.items() if e.margins is not None},
+        offsets=_offsets(tensors, columns),
+        suspicious={
+            size_text(row.eps, record.norm): "; ".join(row.health.reasons)
+            for row in record.robust
+            if row.health is not None and row.health.verdict == "suspicious"
+        },
+        **_cost(record),
+    )
+
+
+def _cost(record: Result) -> dict[str, Any]:
+    return {
+        "forwards": sum(row.forwards for row in record.robust),
+        "backwards": sum(row.backwards for row in record.robust),
+        "wall_time_s": record.wall_time_s,
+        "finished": record.finished,
+    }
+
+
+def _offsets(tensors: Any, columns: list[str]) -> dict[str, tuple[float, float, int]]:
+    """The fall of margins from the smallest eps to each larger one; nothing where fewer than two images stand."""
+    if "margin_EN" not in tensors:
+        return {}
+    found = {}
+    for number, column in enumerate(columns[2:], start=2):
+        stands_N = tensors["robust_EN"][number - 1].bool()
+        try:
+            offset = margin_offset(tensors["margin_EN"][1][stands_N], tensors["margin_EN"][number][stands_N])
+        except ResultError:
+            continue  # a margin that is not finite has no fall
+        if offset is not None:
+            found[column] = (offset.mean, offset.deviation, offset.n)
+    return found

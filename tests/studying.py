@@ -1,0 +1,64 @@
+"""What the tests of the study share: a tiny model, a toy set and a study of two methods and two seeds on them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import build_tiny_clip, make_image_set, write_image_folder
+
+
+def build_world(tokenizer: Any, root: Path) -> Path:
+    """`model`, `toy` (train, val and test) and `far` (test), all small."""
+    build_tiny_clip(tokenizer).save_pretrained(root / "model")
+    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
+        write_image_folder(make_image_set(n=32, classes=8, seed=seed), root / "toy" / split)
+    for name, seed in (("far", 3), ("near", 4)):
+        write_image_folder(make_image_set(n=18, classes=6, seed=seed), root / name / "test")
+    return root
+
+
+def study_values(world: Path, **changes: Any) -> dict[str, Any]:
+    """The content of a study file."""
+    values: dict[str, Any] = {
+        "name": "toy",
+        "about": "A study of a toy.",
+        "base": {
+            "model": str(world / "model"),
+            "data": str(world / "toy"),
+            "steps": 3,
+            "batch_size": 8,
+            "val_every": 3,
+            "val_samples": 8,
+            "val_attack_steps": 1,
+            "save_every": 1,
+            "held_out_classes": 0.25,
+            "precision": "fp32",
+        },
+        "seeds": [0, 1],
+        "search": {"grid": {"lr": [0.001, 0.003]}, "settings": {"steps": 2}},
+        "evaluate": [
+            {
+                "protocol": "pgd",
+                "data": [str(world / name) for name in ("far", "near", "toy")],
+                "changes": {"eps": ["1/255", "4/255"], "samples": 12, "attack_params": {"steps": 2}, "health_probe": 0},
+            }
+        ],
+        "reference": "tecoa",
+        "rows": {"tecoa": {"method": "tecoa", "title": "TeCoA"}, "tima": {"method": "tima"}},
+        "claims": [
+            {
+                "kind": "difference",
+                "claim": "TIMA is more robust",
+                "source": "test",
+                "row": "tima",
+                "than": "tecoa",
+                "at": ["1/255", "4/255"],
+            }
+        ],
+    }
+    return {**values, **changes}
+
+
+def write_study(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
