@@ -313,7 +313,8 @@ def test_page_is_accessible(runs: list[Path], tmp_path: Path) -> None:
     page = Page(report(runs, tmp_path / "report.html"))
     assert all(image.get("alt") for image in page.of("img")) and page.of("img")
     figures = [svg for svg in page.of("svg") if svg.get("role") == "img"]
-    assert len(figures) == 5 + 2 * 2 and all(figure.get("aria-label") for figure in figures)
+    # a curve for each block, two panels for each trained run, the overview clean and attacked, the front for each eps
+    assert len(figures) == 5 + 2 * 2 + 2 + 4 and all(figure.get("aria-label") for figure in figures)
     assert any("TIMA: clean 45.0 %, 1/255 40.0 %" in str(figure["aria-label"]) for figure in figures)
     assert all(svg.get("aria-hidden") == "true" for svg in page.of("svg") if svg.get("role") != "img")
     assert len(page.of("caption")) == len(page.of("table"))

@@ -34,6 +34,10 @@ def report(
         Path | None,
         typer.Option("--compare-protocols", help="One run folder: the same weights under every protocol it was judged by."),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep the page up to date while the runs train, until they are done.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="With --watch: seconds between looks.")] = 5.0,
 ) -> None:
     from tima.report import report as make
     from tima.report import terminal_table, write_protocols, write_table
@@ -41,13 +45,19 @@ def report(
 
     if (protocols is None) == (not runs):
         raise ResultError("Name run folders, or one with --compare-protocols, not both: tima report runs/demo/tima")
-    if protocols is not None:
+    if watch:
+        if runs is None or style not in (None, Format.html):
+            raise ResultError("--watch keeps the page of some runs up to date: tima report --watch runs/x")
+        page = _watch(runs, out or runs[0] / "report.html", title, every)
+    elif protocols is not None:
         if style is Format.html:
             raise ResultError("--compare-protocols makes a table: take --format markdown, csv or latex.")
         name = (style or Format.markdown).value
-        page, tables = write_protocols(protocols, out or protocols / f"protocols{SUFFIX[name]}", name)
+        table_file, tables = write_protocols(protocols, out or protocols / f"protocols{SUFFIX[name]}", name)
         for table in tables:
             stdout().print(table)
+        assert table_file is not None
+        page = table_file
     else:
         assert runs is not None
         chosen = style or Format.html
@@ -55,3 +65,16 @@ def report(
         target = out or runs[0] / f"report{SUFFIX[chosen.value]}"
         page = make(runs, target, title=title) if chosen is Format.html else write_table(runs, target, chosen.value)
     stdout().print(f"Report: [bold]{page}[/]", highlight=False)
+
+
+def _watch(runs: list[Path], out: Path, title: str, every: float) -> Path:
+    from tima.report.watch import watch
+
+    def say(text: str) -> None:
+        stdout().print(text, highlight=False, soft_wrap=True)
+
+    try:
+        return watch(runs, out, title, every=every, say=say)
+    except KeyboardInterrupt:
+        say("No longer watched.")
+        return out

@@ -9,5 +9,6 @@ Everything shown is read from the runs' folders; nothing is evaluated again.
 from tima.report.formats import write_protocols, write_table
 from tima.report.page import report
 from tima.report.text_tables import markdown_table, terminal_table
+from tima.report.watch import watch
 
-__all__ = ["markdown_table", "report", "terminal_table", "write_protocols", "write_table"]
+__all__ = ["markdown_table", "report", "terminal_table", "watch", "write_protocols", "write_table"]

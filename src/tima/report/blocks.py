@@ -23,7 +23,8 @@ def data_set_block(name: str, runs: list[Run], found: list["Result | None"], eps
             row[0] = Cell(result.clean.accuracy, *result.clean.ci95, result.clean.correct, result.n)
             for entry in result.robust:
                 column = 1 + eps.index(size_text(entry.eps, result.norm))
-                row[column] = Cell(entry.robust_accuracy, *entry.ci95, entry.correct, entry.n, health=entry.health)
+                health = entry.health if entry.health is not None and entry.health.verdict != "cannot judge" else None
+                row[column] = Cell(entry.robust_accuracy, *entry.ci95, entry.correct, entry.n, health=health)
         cells.append(row)
         notes.append(note if note == UNFINISHED else "")
     domain = trained_on or any(result.train_domain for result in there)

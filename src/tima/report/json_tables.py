@@ -6,6 +6,7 @@ from typing import Any
 from tima.report.comparison import Comparison
 from tima.report.differences import difference_records
 from tima.report.paired import paired
+from tima.report.pareto import fronts_of
 
 
 def json_tables(comparisons: list[Comparison]) -> str:
@@ -39,6 +40,16 @@ def _protocol(comparison: Comparison) -> dict[str, Any]:
     return {
         "protocol": comparison.protocol,
         "accuracies": accuracies,
+        "fronts": _fronts(comparison),
         "differences": difference_records(comparison, found),
         "not_compared": found.skipped,
     }
+
+
+def _fronts(comparison: Comparison) -> list[dict[str, Any]]:
+    """For each block and eps the runs that no other beats on clean and robust accuracy together."""
+    return [
+        {"data": block.title, "eps": eps, "runs": [comparison.runs[row].folder.name for row in rows]}
+        for block in comparison.blocks
+        for eps, rows in zip(comparison.eps, fronts_of(block), strict=True)
+    ]

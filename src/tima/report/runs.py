@@ -50,6 +50,7 @@ class Run:
         summary: `summary.json`, empty for a model nobody trained here.
         metrics: lines of `metrics.jsonl`, empty if there are none.
         results: what was measured, by file name; empty if nothing was.
+        training: a training that has not written its summary yet, or was stopped; `summary` then holds what its recipe says.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Run:
     summary: dict[str, Any]
     metrics: list[dict[str, Any]]
     results: list[Stored]
+    training: bool = False
 
     @property
     def trained(self) -> bool:
@@ -68,6 +70,11 @@ class Run:
         """The dual encoder it started from."""
         known = [self.summary.get("model"), *(stored.record.model for stored in self.results)]
         return str(next((name for name in known if name), "unknown model"))
+
+    @property
+    def step(self) -> int:
+        """The last optimiser step that was logged."""
+        return max((int(record["step"]) for record in self.metrics), default=0)
 
     @property
     def train_eps(self) -> str | None:
@@ -98,12 +105,15 @@ def _read_run(folder: Path) -> Run:
     from tima.results import read_result
 
     summary_file = folder / "summary.json"
-    summary = _read_json(summary_file) if summary_file.is_file() else {}
+    training = not summary_file.is_file() and (folder / "recipe.yaml").is_file()
+    summary = _read_recipe(folder / "recipe.yaml") if training else _read_json(summary_file) if summary_file.is_file() else {}
     method = str(summary.get("method", "zero-shot")).replace("_", "-")
     # not load_results: a run without results is a row of "missing" here, not an error
     paths = sorted(path for path in (folder / "results").glob("*.json") if not path.name.startswith("."))
     results = [Stored(path, read_result(path)) for path in paths]
-    return Run(folder, METHOD_TITLES.get(method, method), 0, summary, _read_metrics(folder / "metrics.jsonl"), results)
+    return Run(
+        folder, METHOD_TITLES.get(method, method), 0, summary, _read_metrics(folder / "metrics.jsonl"), results, training
+    )
 
 
 def _name_apart(runs: list[Run]) -> list[Run]:
@@ -134,6 +144,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ResultError(f"{path} should hold one JSON object, but holds a {type(value).__name__}.")
     return value
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """What a recipe says that a summary will say too."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ResultError(f"{path} cannot be read: {error}. Restore it or train again in another folder.") from error
+    if not isinstance(value, dict):
+        raise ResultError(f"{path} should hold the settings of a run, but holds a {type(value).__name__}.")
+    return {name: value[name] for name in ("method", "model", "data", "eps", "steps", "seed") if name in value}
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What the table shows, said in words: computed from the numbers, never typed."""
 
+from tima.evaluation.missing import read_missing
 from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison, protocol_key
 from tima.report.runs import Run
 
@@ -133,6 +134,7 @@ def warnings_of(comparisons: list[Comparison], runs: list[Run]) -> list[str]:
                 if names:
                     found.append(f"{prefix}: {note} for {listing(names)}.")
     for run in runs:
+        found += [f"{run.name}: {m.data} could not be evaluated under {m.protocol}: {m.why}" for m in read_missing(run.folder)]
         count = sum(len(stored.record.quarantine) for stored in run.results)
         if count:
             images = "1 image could not be read and was" if count == 1 else f"{count} images could not be read and were"
