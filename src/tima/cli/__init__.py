@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tima.cli import attack, demo, evaluate, lists, predict, probe, report, train
+from tima.cli import attack, data, demo, evaluate, lists, predict, probe, report, serve, study, train
 from tima.errors import TimaError
 
 app = typer.Typer(
@@ -21,10 +21,13 @@ app = typer.Typer(
 train.add(app)
 evaluate.add(app)
 report.add(app)
+study.add(app)
 predict.add(app)
 attack.add(app)
 probe.add(app)
 demo.add(app)
+serve.add(app)
+data.add(app)
 lists.add(app)
 
 

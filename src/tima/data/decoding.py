@@ -6,6 +6,7 @@ that numbers agree with what others measure. JPEGs are decoded in full for that 
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 MAX_PIXELS = 64_000_000  # a picture larger than this is refused: decompression bombs end up here too
 
 
-def decode(source: bytes | Path, image_size: int, *, upright: bool = False) -> Tensor:
+def decode(source: bytes | Path, image_size: int, *, upright: bool = False, formats: Sequence[str] | None = None) -> Tensor:
     """Encoded picture to uint8 `3 x S x S`.
 
     Transparency is laid on white; 16-bit greys are scaled to 8.
@@ -26,13 +27,14 @@ def decode(source: bytes | Path, image_size: int, *, upright: bool = False) -> T
         image_size: `S`.
         upright: turn the picture as its EXIF orientation says. Off by default, because CLIP's own preprocessing and every
             published evaluation ignore that tag; on for photos that a person hands in.
+        formats: PIL's names of the formats to accept; all by default. For bytes that a stranger hands in.
 
     Raises:
         OSError, ValueError or another error of PIL's readers: the picture cannot be read or is too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
             rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)

@@ -1,0 +1,106 @@
+"""Around every request: security headers, bounds on the body, errors as problems, and what is counted. Plain ASGI."""
+
+import asyncio
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tima.serve.limits import Limits
+from tima.serve.metrics import Metrics
+from tima.serve.problems import Problem, problem_of
+
+# nothing from elsewhere, nothing inline: pictures may come from the page's own memory (data:, blob:)
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# a report is one self-contained page: its style and pictures are inside it, and it has nothing to run or to send
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": PAGE_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """Wraps the application. An address's own headers win over the common ones."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+        self.app, self.limits, self.metrics = app, limits, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check_head(scope)
+            await self.app(scope, self._bounded(receive), answer)
+        except Exception as error:
+            if status:  # the answer is half out: nothing can be said any more
+                raise
+            await problem_of(error).response()(scope, receive, answer)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")  # never the address itself: a label for each would be too many
+            self.metrics.requests.add(method=_known_method(scope), path=path, status=str(status or 499))
+            self.metrics.seconds.observe(time.perf_counter() - started, path=path)
+
+    def _check_head(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > self.limits.body_bytes:
+            raise self._too_large()
+        # other sites' pages can make a browser post forms here; nothing could leak, but it would be work for nobody
+        if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
+            raise Problem(403, "Another site sent this request.", where="the header Sec-Fetch-Site", do="Use this page itself.")
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """`receive` that ends with a problem when the body is too large or too slow. After the body it may wait forever."""
+        ends, taken, complete = time.monotonic() + self.limits.body_seconds, 0, False
+
+        async def bounded() -> Message:
+            nonlocal taken, complete
+            if complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, ends - time.monotonic()))
+            except TimeoutError:
+                said = f"The body did not arrive within {self.limits.body_seconds:g} s."
+                raise Problem(408, said, where="the body", do="Send it faster, or send a smaller picture.") from None
+            taken += len(message.get("body", b""))
+            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            if taken > self.limits.body_bytes:
+                raise self._too_large()
+            return message
+
+        return bounded
+
+    def _too_large(self) -> Problem:
+        most = self.limits.body_bytes / (1 << 20)
+        return Problem(
+            413, f"The body is larger than the {most:g} MiB that are taken.", where="the body", do="Send a smaller picture."
+        )
+
+
+def _known_method(scope: Scope) -> str:
+    method = str(scope["method"])
+    return method if method in ("GET", "HEAD", "POST", "OPTIONS") else "other"
