@@ -234,9 +234,9 @@ def test_tima_data_is_searched_past_a_folder_without_pictures(tmp_path: Path, mo
 
 
 def test_a_file_that_is_no_parquet_is_said_to_be_one(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("")
-    with pytest.raises(DataError, match=r"x\.csv \(is a file, but no \.parquet\)"):
-        find_data(str(tmp_path / "x.csv"))
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(DataError, match=r"x\.txt \(is a file, but no \.parquet, \.csv or \.tar\)"):
+        find_data(str(tmp_path / "x.txt"))
 
 
 # ImageSet ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`tima methods | data | protocols`: what there is."""
+"""`tima methods | protocols`: what there is."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,6 @@ from tima.cli.common import stdout
 
 def add(app: typer.Typer) -> None:
     app.command("methods", help="List the training methods.")(methods)
-    app.command("data", help="List the embedded data sets.")(data)
     app.command("protocols", help="List the evaluation protocols, show one, or check your own.")(protocols)
 
 
@@ -22,19 +21,6 @@ def methods() -> None:
     table = Table("method", "trains against", "what it is", box=None)
     for name, method in sorted(METHODS.items()):
         table.add_row(name, "adversarial" if method.adversarial else "clean", (method.__doc__ or "").strip().splitlines()[0])
-    stdout().print(table)
-
-
-def data() -> None:
-    from rich.table import Table
-
-    from tima.data import find_data
-    from tima.data.table import known_sets
-
-    table = Table("name", "role", "images", "classes", "licence", "what it is", box=None)
-    for entry in known_sets():
-        images = find_data(entry.name, "train" if entry.domain == "train" else None)
-        table.add_row(entry.name, entry.domain, f"{len(images):,}", str(len(images.class_names)), entry.licence, entry.about)
     stdout().print(table)
 
 

@@ -50,6 +50,8 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
         where: `index -> text` that names the picture in messages.
         image_size: pictures come as `3 x image_size x image_size`.
         caption_B: free text for each image, where the set has it.
+        shard_B: which piece of storage (a tar file, a row group) each image lies in, where reading piece by piece is cheaper;
+            training then goes through the pieces a few at a time.
         quarantine: files left out when the set was opened; subsets carry it along. Pictures found unreadable later come
             as `BadImage` in a `Batch`. Never silent: evaluation and training report both.
     """
@@ -64,6 +66,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
     caption_B: list[str] | None = None
     quarantine: list[BadImage] = field(default_factory=list)
     decoded: dict[int, Tensor] | None = None  # filled by `preload`
+    shard_B: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names, self.name)
@@ -113,6 +116,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
             read=Reindexed(self.read, keep),
             where=Reindexed(self.where, keep),
             caption_B=[self.caption_B[i] for i in keep] if self.caption_B else None,
+            shard_B=None if self.shard_B is None else self.shard_B[keep],
             decoded={new: self.decoded[old] for new, old in enumerate(keep) if old in self.decoded} if self.decoded else None,
         )
 
@@ -120,7 +124,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
         """Only these classes, renumbered in the order given."""
         new_label = {old: new for new, old in enumerate(classes)}
         kept = self.subset([i for i, label in enumerate(self.label_B.tolist()) if label in new_label])
-        label_B = torch.tensor([new_label[int(label)] for label in kept.label_B])
+        label_B = torch.tensor([new_label[label] for label in kept.label_B.tolist()])
         return kept._copy(class_names=[self.class_names[c] for c in classes], label_B=label_B)
 
     def sample(self, n: int, seed: int) -> "ImageSet":

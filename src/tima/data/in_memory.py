@@ -63,7 +63,9 @@ def _from_dataset(data: Any, image_size: int, name: str) -> ImageSet:
 
     if isinstance(data, datasets.DatasetDict):
         if "train" not in data:
-            raise DataError(f"The DatasetDict has the splits {', '.join(data)}, but no 'train'. Give one of them: data['NAME'].")
+            raise DataError(
+                f"The DatasetDict has the splits {', '.join(data)}, but no 'train'. Give one of them: data['NAME']."
+            )
         data = data["train"]
     if not isinstance(data, datasets.Dataset):
         raise DataError(
@@ -85,7 +87,9 @@ def _from_dataset(data: Any, image_size: int, name: str) -> ImageSet:
         class_names = sorted(set(values))
         labels = [class_names.index(value) for value in values]
     else:
-        raise DataError(f"The column '{label}' holds numbers without names. Cast it: data.cast_column('{label}', ClassLabel(...)).")
+        raise DataError(
+            f"The column '{label}' holds numbers without names. Cast it: data.cast_column('{label}', ClassLabel(...))."
+        )
     stored = data.cast_column(image, datasets.Image(decode=False))
     return ImageSet(name, class_names, torch.tensor(labels), Column(stored, image), Place(name), image_size)
 
