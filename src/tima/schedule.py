@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from tima.config import TrainRecipe
+from tima.data.order import epoch_order
 
 
 def lr_factor(recipe: TrainRecipe, step: int) -> float:
@@ -36,12 +37,15 @@ def step_seed(seed: int, step: int, stream: int) -> int:
     return (seed * 1_000_003 + step) * 101 + stream
 
 
-def batches(n: int, batch_size: int, seed: int, first_step: int, steps: int) -> Iterator[list[int]]:
+def batches(
+    n: int, batch_size: int, seed: int, first_step: int, steps: int, shard_B: torch.Tensor | None = None
+) -> Iterator[list[int]]:
     """Indices of every batch from `first_step` on: a new permutation each epoch, the remainder of an epoch left out.
 
     Args:
         n: images in the set.
         batch_size: images per step over all processes; cut to `n`.
+        shard_B: the shard of each image, when reading shard by shard is cheaper (see `tima.data.order`).
     """
     batch_size = min(batch_size, n)
     per_epoch = n // batch_size
@@ -49,6 +53,6 @@ def batches(n: int, batch_size: int, seed: int, first_step: int, steps: int) -> 
     for step in range(first_step, steps):
         epoch, position = divmod(step, per_epoch)
         if epoch != order_epoch:
-            order = torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, epoch, 1)))
+            order = epoch_order(n, torch.Generator().manual_seed(step_seed(seed, epoch, 1)), shard_B)
             order_epoch = epoch
         yield order[position * batch_size : (position + 1) * batch_size].tolist()

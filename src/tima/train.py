@@ -67,6 +67,9 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
                 model.use_lean(torch.bfloat16)
     split = split_data(recipe, student.image_size, images)
     split.train.preload()
+    for images in (split.seen, split.unseen):
+        if images is not None and images.shard_B is not None:  # drawn from everywhere: else each validation reads all shards
+            images.preload()
     student.requires_grad_(False)
     params = modifiers.attach(student, method.trainable(student))
     for p in params.values():
@@ -190,7 +193,7 @@ def _stream(
 ) -> Iterator[tuple[int, TrainBatch]]:
     """Every step's batch; each process takes its own slice of the same global batch."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    plan = [b[rank::world] for b in batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps)]
+    plan = [b[rank::world] for b in batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps, images.shard_B)]
     loader = torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
     for step, batch in enumerate(loader, start=first):
         log.bad(batch.bad)

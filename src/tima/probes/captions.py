@@ -12,6 +12,7 @@ import torch
 
 from tima.data.image_set import ImageSet, Reindexed, sample_indices
 from tima.data.parquet import IMAGE_COLUMNS, Cells, find_files
+from tima.data.retrieval import find_captions
 from tima.errors import DataError
 
 CAPTION_COLUMNS = ("captions", "caption")
@@ -40,13 +41,17 @@ class CaptionSet:
 
 
 def read_captions(path: str | Path, image_size: int, split: str | None = None) -> CaptionSet:
-    """Open a parquet file or folder (`image` and `captions` or `caption`), or a CSV of `path,caption` lines.
+    """Open a parquet file or folder (`image` and `captions` or `caption`), or a CSV of `path,caption` lines; a retrieval set of
+    the field by name or folder, or shards (`tima.data.retrieval`).
 
     A picture that comes in several rows is one picture with several captions: else it would be its own rival.
 
     Raises:
         DataError: not there, unreadable, no such columns, a picture without a caption.
     """
+    found = find_captions(str(path), split, image_size)
+    if found is not None:
+        return CaptionSet(*found)
     path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a parquet file, a folder with parquet files, or a CSV of path,caption.")
