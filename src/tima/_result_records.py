@@ -173,6 +173,11 @@ class Result(_Record):
             raise ValueError(f"marked complete with {len(self.robust)} of {len(self.protocol.get('eps', []))} eps")
         return self
 
+    def _repr_html_(self) -> str:
+        from tima._notebook import result_html
+
+        return result_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """The record as it stands in the file."""
         return self.model_dump(mode="json", by_alias=True)

@@ -176,6 +176,11 @@ class DualEncoder(nn.Module, ABC):
     def _select(self, prefixes: tuple[str, ...]) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.backbone.named_parameters() if any(name.startswith(x) for x in prefixes)}
 
+    def _repr_html_(self) -> str:
+        from tima._notebook import model_html
+
+        return model_html(self)
+
     def extra_state(self) -> dict[str, Any]:
         """Facts for a result's record: class, sizes."""
         return {"class": type(self.backbone).__name__, "image_size": self.image_size, "embed_dim": self.embed_dim}

@@ -76,5 +76,10 @@ class ZeroShotClassifier(nn.Module):
             for module in modules:
                 module.training = True
 
+    def _repr_html_(self) -> str:
+        from tima._notebook import classifier_html
+
+        return classifier_html(self)
+
     def forward(self, image_BCHW: Tensor) -> Tensor:
         return self.model.logits(self.model.encode_image(image_BCHW), self.text_CD)

@@ -7,7 +7,8 @@ from tima.report.words import FEW, MARK, listing
 
 def verdict_table(comparison: Comparison) -> Table | None:
     """The health verdicts over all eps; None when no result has one."""
-    rows, alarms = [], set()
+    rows: list[list[str]] = []
+    alarms: set[int] = set()
     for block in comparison.data_sets:
         words = [verdict_words(row[1:], comparison.columns[1:]) for row in block.cells]
         if any(cell.suspicious for row in block.cells for cell in row):
