@@ -7,12 +7,16 @@ reading is marked at every setting here and at every formula in `terms.py`. Shap
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from tima.attacks import LogitsFn
 from tima.methods import terms
 from tima.methods.base import MethodConfig, Step
+from tima.methods.baseline_terms import scaled_logits
 from tima.methods.tima_v1 import TimaV1, TimaV1Config
+from tima.models import DualEncoder
 
 
 class TimaConfig(TimaV1Config):
@@ -38,6 +42,12 @@ class TimaConfig(TimaV1Config):
         description="weight of 1 - pearson inside L_SCMHE, so w_mhe multiplies it too; 0: plain MHE. "
         "known: the need (abstract); our reading: Pearson's correlation, the weight",
     )
+    logit_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="replaces the model's logit scale s (1 / temperature) in all losses and in the inner attack; the model "
+        "keeps its own, and is judged with it. None: the model's own. our reading: where the papers' temperature study acts",
+    )
 
 
 class Tima(TimaV1):
@@ -49,6 +59,18 @@ class Tima(TimaV1):
     name: ClassVar[str] = "tima"
     Config: ClassVar[type[MethodConfig]] = TimaConfig
     config: TimaConfig
+
+    def attack_output(self, student: DualEncoder, text_CD: Tensor) -> LogitsFn:
+        """Logits at the scale of training."""
+        scale, fixed_CD = self.config.logit_scale, text_CD.detach()
+        if scale is None:
+            return super().attack_output(student, fixed_CD)
+        return lambda image_BCHW: scaled_logits(student.encode_image(image_BCHW), fixed_CD, scale)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        if self.config.logit_scale is not None:
+            step.scale = torch.as_tensor(self.config.logit_scale, device=step.text_CD.device)  # in place of the model's own
+        return super().losses(step)
 
     def margin(self, step: Step) -> Tensor | None:
         """`margin_CC` by the semantic similarity of the frozen texts, or None."""

@@ -8,7 +8,7 @@ change to the trainer. Shapes: `B` images, `C` channels, `H, W` pixels.
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,25 +85,40 @@ class PassMeter:
             self._began = None
 
     def _count(self, model: DualEncoder) -> None:
-        image, text = model.encode_image, model.encode_text
+        """Put counters before the model's ways in."""
 
-        def encode_image(image_BCHW: Tensor, **words: Any) -> Tensor:
-            feature_BD = image(image_BCHW, **words)
-            if self._inside:
-                self.forwards += len(image_BCHW)
-                if feature_BD.requires_grad:
-                    feature_BD.register_hook(self._back)
-            return feature_BD
+        def images(encode: Callable[..., Any]) -> Callable[..., Any]:
+            def counted(image_BCHW: Tensor, *args: Any, **words: Any) -> Any:
+                found = encode(image_BCHW, *args, **words)
+                if self._inside:
+                    self.forwards += len(image_BCHW)
+                    self._watch(found if isinstance(found, tuple) else (found,))
+                return found
 
-        def encode_text(texts: Any, **words: Any) -> Tensor:
-            feature_CD = text(texts, **words)
+            return counted
+
+        def texts(listed: Any, **words: Any) -> Tensor:
+            feature_CD = encode_text(listed, **words)
             self.texts += len(feature_CD) if self._inside else 0
             return feature_CD
 
-        model.encode_image, model.encode_text = encode_image, encode_text  # type: ignore[method-assign, assignment]
+        encode_text = model.encode_text
+        model.encode_text = texts  # type: ignore[method-assign, assignment]
+        for name in ("encode_image", "encode_patches"):
+            setattr(model, name, images(getattr(model, name)))
 
-    def _back(self, gradient_BD: Tensor) -> None:
-        self.backwards += len(gradient_BD)
+    def _watch(self, outputs: tuple[Tensor, ...]) -> None:
+        """Count a backward pass through a call, once whichever of its outputs the loss uses."""
+        met: list[int] = []
+
+        def back(gradient: Tensor) -> None:
+            if not met or len(outputs) == 1:
+                self.backwards += len(gradient)
+            met.append(len(gradient))
+
+        for output in outputs:
+            if output.requires_grad:
+                output.register_hook(back)
 
 
 @contextmanager
