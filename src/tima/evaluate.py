@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tima._provenance import machine, versions
 from tima.attacks import attack_title, find_stages
 from tima.data.image_set import BadImage, ImageSet
+from tima.data.names import set_name
 from tima.data.table import EMBEDDED
 from tima.evaluation.grid import Resized, shared_side
 from tima.evaluation.run import Plan, run
@@ -217,7 +218,7 @@ def _train_domain(dataset: str, out: Path | None, train_data: str | None) -> boo
     """Was the model tuned on this set? Where nothing says so: is it the embedded training set?"""
     trained_on = train_data or recipe_data(out)
     if trained_on is not None:
-        return Path(trained_on.split(":")[0]).name == dataset
+        return set_name(trained_on) == dataset
     return dataset in EMBEDDED and EMBEDDED[dataset].domain == "train"
 
 

@@ -30,7 +30,8 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="Data sets, separated by commas: names (see: tima data), folders, or 'zero-shot' for all embedded ones.",
+            help="Data sets, separated by commas: names (see: tima data), folders, wds:SHARDS, hf:NAME, 'zero-shot' for all "
+            "embedded ones, or '16' for the field's sixteen.",
         ),
     ] = "zero-shot",
     protocol: Annotated[
@@ -84,7 +85,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     from tima.cli.jobs import default_out, evaluate_run
-    from tima.data.table import ZERO_SHOT
+    from tima.data.table import expand_sets
     from tima.evaluation.shards import is_main_process
     from tima.protocols import load_protocol
 
@@ -96,7 +97,7 @@ def evaluate(
     }
     fields = {"eps": eps, "norm": norm, "seed": seed, "precision": precision, "pixel_grid": pixel_grid}
     chosen = _changed(load_protocol(protocol), attack, params, fields, samples, health)
-    names = [n for part in split_names(data) for n in (ZERO_SHOT if part == "zero-shot" else [part])]
+    names = expand_sets(split_names(data))
     if not names:
         raise DataError("--data names no data set. Give names (see: tima data) or folders, separated by commas.")
     out = out or default_out(model)
