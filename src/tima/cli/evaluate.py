@@ -1,13 +1,15 @@
 """`tima evaluate`: clean and robust zero-shot accuracy under a protocol."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tima.cli.common import Model, Quiet, split_names, stderr, stdout
 from tima.errors import DataError
-from tima.protocols import Protocol
+
+if TYPE_CHECKING:  # for it pydantic is loaded, which `tima --help` need not wait for
+    from tima.protocols import Protocol
 
 CHANGES, MACHINE = "Changes to the protocol (the result is then called 'custom')", "Machine"
 
@@ -134,13 +136,13 @@ def _version(text: str) -> str | list[str]:
 
 
 def _changed(
-    protocol: Protocol,
+    protocol: "Protocol",
     attack: str | None,
     params: dict[str, Any],
     fields: dict[str, Any],
     samples: int | None,
     health: bool | None,
-) -> Protocol:
+) -> "Protocol":
     """The protocol with what was asked for; `version` alone asks for autoattack."""
     changes = {key: value for key, value in fields.items() if value is not None}
     params = {key: value for key, value in params.items() if value is not None}

@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tima.errors import DataError, RecipeError
-from tima.protocols import Protocol
+
+if TYPE_CHECKING:
+    from tima.protocols import Protocol
 
 
 def default_out(model: str) -> Path:
@@ -18,7 +21,7 @@ def default_out(model: str) -> Path:
 def evaluate_run(
     model_name: str,
     data: list[str],
-    protocol: Protocol,
+    protocol: "Protocol",
     out: Path,
     *,
     batch_size: int = 250,
