@@ -6,6 +6,7 @@ frame belongs to the model: attacks see it, and it is added to adversarial image
 Shapes: `C` channels, `S` side of the image, `K` numbers in the frame.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,8 @@ def save_prompt(prompt: PaddingPrompt | None, folder: str | Path) -> None:
     from safetensors.torch import save_file
 
     if prompt is not None:
-        facts = {"format": "pt", "kind": "padding", "size": str(prompt.size), "image_size": str(prompt.shape[-1])}
+        # one entry: of several, the library writes the order as it comes, and the same prompt would have many hashes
+        facts = {"padding_prompt": json.dumps({"size": prompt.size, "image_size": prompt.shape[-1]})}
         save_file({"value_K": prompt.value_K.detach().cpu().contiguous()}, Path(folder) / FILE, metadata=facts)
 
 
@@ -77,12 +79,12 @@ def load_prompt(model: "DualEncoder", folder: str | Path) -> "DualEncoder":
         return model
     try:
         with safe_open(file, framework="pt") as stored:
-            kind, size = (stored.metadata() or {}).get("kind"), int((stored.metadata() or {}).get("size", 0))
+            size = int(json.loads((stored.metadata() or {})["padding_prompt"])["size"])
             value_K = stored.get_tensor("value_K")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as a visual prompt: {error}. Copy the model again.") from error
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} cannot be read as a visual prompt ({error}). Copy the model again.") from error
     prompt = PaddingPrompt(size, model.image_size, len(model.mean_C11))
-    if kind != "padding" or value_K.shape != prompt.value_K.shape or not bool(value_K.isfinite().all()):
+    if value_K.shape != prompt.value_K.shape or not bool(value_K.isfinite().all()):
         raise ModelError(f"{file} is no visual prompt for images of {model.image_size} pixels. Copy the model again.")
     with torch.no_grad():
         prompt.value_K.copy_(value_K)
