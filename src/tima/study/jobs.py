@@ -64,6 +64,13 @@ def trainings(study: Study, state: State) -> list[Training]:
     return found
 
 
+def wanted(study: Study, evaluation: Evaluation, training: Training, headline: list[str]) -> bool:
+    """Is this run judged by this evaluation?"""
+    if evaluation.rows == "headline" and training.row not in headline:
+        return False
+    return evaluation.seeds == "all" or training.recipe.seed == first_seeds(study, training.row)[0]
+
+
 def still_unknown(study: Study, state: State) -> int:
     """How many final runs wait for a search to be decided."""
     return sum(
@@ -90,7 +97,7 @@ def _all(study: Study, state: State) -> Iterator[Progress]:
     for evaluation in study.evaluate:
         protocol = protocol_of(evaluation)
         for training in runs:
-            if evaluation.rows == "all" or training.row in headline:
+            if wanted(study, evaluation, training, headline):
                 yield _evaluation(training, evaluation, protocol, state)
 
 

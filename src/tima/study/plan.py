@@ -24,7 +24,7 @@ from tima.eps import format_eps
 from tima.protocols import Protocol
 from tima.report.words import duration
 from tima.study.expand import Training, finals, protocol_of, trials
-from tima.study.jobs import EVALUATE, TRAIN, TRIAL, Progress, settings_text, survey
+from tima.study.jobs import EVALUATE, TRAIN, TRIAL, Job, Progress, settings_text, survey, wanted
 from tima.study.schema import Study
 from tima.study.state import State, choose, read_object, seeds_of, set_name
 
@@ -92,8 +92,10 @@ def passes_of(protocol: Protocol) -> float:
     total = 0.0
     for stage in find_stages(protocol.attack, protocol.attack_params):
         defaults = {k: p.default for k, p in inspect.signature(stage.attack).parameters.items()}
-        params = {k: v for k, v in {**defaults, **stage.params}.items() if isinstance(v, (int, float))}
-        rounds = params.get("restarts", 1) * max(1, params.get("targets", 1) or 1)
+        every = {**defaults, **stage.params}
+        params = {k: v for k, v in every.items() if isinstance(v, (int, float))}
+        targeted = "targeted" in str(every.get("loss")) or stage.name.startswith("fab")
+        rounds = params.get("restarts", 1) * (max(1, params.get("targets", 1)) if targeted else 1)
         queries = params.get("queries", params.get("tries"))
         total += queries if queries is not None else rounds * params.get("steps", 1) * (1 + BACKWARD)
     return total
@@ -174,8 +176,6 @@ class _Costs:
 
 def _later(study: Study, state: State) -> list[Progress]:
     """Final runs of rows whose search is open, as they would be with the first point of the grid."""
-    from tima.study.jobs import Job
-
     found = []
     for name in study.rows:
         if choose(study, name, state) is not None:
@@ -184,8 +184,8 @@ def _later(study: Study, state: State) -> list[Progress]:
         runs = [Training(name, t.recipe) for t in finals(study, name, _first_point(study, name), seeds)]
         found += [Progress(Job(TRAIN, run), "waiting") for run in runs]
         for evaluation in study.evaluate:
-            if evaluation.rows == "all" or name in study.headline.rows:
-                found += [Progress(Job(EVALUATE, run, evaluation, protocol_of(evaluation)), "waiting") for run in runs]
+            judged = [run for run in runs if wanted(study, evaluation, run, study.headline.rows)]
+            found += [Progress(Job(EVALUATE, run, evaluation, protocol_of(evaluation)), "waiting") for run in judged]
     return found
 
 

@@ -77,6 +77,7 @@ class Evaluation(_Part):
     data: list[str] = Field(min_length=1, description="data sets; those that are not on this machine are reported as missing")
     changes: dict[str, Any] = Field(default={}, description="fields of the protocol that differ; it is then called custom")
     rows: Literal["all", "headline"] = "all"
+    seeds: Literal["all", "first"] = Field(default="all", description="first: only the first seed of each row")
     batch_size: int = Field(default=250, ge=1, description="images at a time; changes speed, never a number")
 
 

@@ -15,7 +15,7 @@ from tima.protocols import Protocol
 from tima.report.comparison import size_text
 from tima.results import Clean, Result, Robust, load_sidecar, read_result
 from tima.study.expand import Training, protocol_of
-from tima.study.jobs import trainings
+from tima.study.jobs import trainings, wanted
 from tima.study.records import CLEAN, KeptFailure, KeptResult, KeptRun, KeptSearch, Store, pack
 from tima.study.schema import Study
 from tima.study.state import State, choose, collapsed, headline_rows, read_object, set_name
@@ -34,7 +34,7 @@ def collect(study: Study, folder: str | Path) -> Store:
     evaluations = [(e, protocol_of(e)) for e in study.evaluate]
     runs = []
     for training in trainings(study, state):
-        mine = [(e, p) for e, p in evaluations if e.rows == "all" or training.row in headline]
+        mine = [(e, p) for e, p in evaluations if wanted(study, e, training, headline)]
         runs.append(_run(training, [(data, p) for e, p in mine for data in e.data], state))
     searches = {}
     for name, row in study.rows.items():
