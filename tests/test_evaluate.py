@@ -1,10 +1,12 @@
 """The evaluation: exact counts, the order of truth, and the same answer however it is cut up or interrupted."""
 
+import hashlib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set
@@ -12,7 +14,7 @@ from evaluating import agreeing_set, counts, protocol_for
 
 from tima.attacks import CountedModel, Stage, pgd
 from tima.errors import DataError, ModelError, RecipeError, ResultError
-from tima.evaluate import evaluate, weights_sha256
+from tima.evaluate import evaluate, evaluate_classifier, weights_sha256
 from tima.models import ZeroShotClassifier
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.results import load_sidecar, read_result, result_path
@@ -105,7 +107,7 @@ def test_lost_perturbations_are_noticed(tiny_clip: HuggingFaceEncoder, tmp_path:
         with pytest.raises(ResultError, match=r"missing or damaged.*\n?.*Delete .*toy\.custom-\w+\.json to start it again"):
             evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
     changed = replace(data, label_B=(data.label_B + 1) % 6)
-    with pytest.raises(DataError, match="has changed"):
+    with pytest.raises(DataError, match="have changed"):
         evaluate(tiny_clip, changed, protocol, out=tmp_path, progress=False)
 
 
@@ -283,6 +285,32 @@ def test_another_split_of_the_same_name_is_not_taken_for_this_one(tiny_clip: Hug
     evaluate(tiny_clip, data, protocol, out=tmp_path, progress=False)
     with pytest.raises(DataError, match="other images than 'toy' has now"):
         evaluate(tiny_clip, data.subset([1, 2, 0, 3, 4, 5, 6, 7, 8]), protocol, out=tmp_path, progress=False)
+
+
+def test_the_record_says_which_pixels_were_attacked(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    """Labels alone do not tell two sets apart. A call that goes on looks at some images, not at all of them."""
+    data, protocol = make_image_set(80, classes=2), protocol_for(eps="1/255")
+    result = evaluate(tiny_clip, data, protocol, out=tmp_path, batch_size=40, progress=False)
+    arrays = load_sidecar(result_path(tmp_path, "toy", protocol))
+    pixel_NCHW = torch.stack([data[i][0] for i in range(80)]).float() / 255  # type: ignore[misc]
+    first = hashlib.sha256(pixel_NCHW[0].numpy().tobytes()).digest()[:8]
+    assert int(arrays["image_hash_N"][0]) == int.from_bytes(first, "little", signed=True)
+    assert len(arrays["image_hash_N"].unique()) == 80
+    rows = np.stack([np.arange(80), data.label_B.numpy(), arrays["image_hash_N"].numpy()], 1)
+    assert result.images_sha256 == hashlib.sha256(b"(3, 16, 16)\n" + rows.astype("<i8").tobytes()).hexdigest()
+    in_memory = evaluate_classifier(
+        ZeroShotClassifier(tiny_clip, data.class_names), (pixel_NCHW, data.label_B), protocol, name="m", progress=False
+    )
+    assert in_memory.images_sha256 == result.images_sha256  # the same pixels, wherever they came from
+
+    read: list[int] = []
+    again = replace(data, read=lambda i: (read.append(i), data.read(i))[1])
+    assert evaluate(tiny_clip, again, protocol, out=tmp_path, progress=False) == result
+    assert 0 < len(set(read)) <= 32
+    others = make_image_set(80, classes=2, seed=1)
+    assert torch.equal(others.label_B, data.label_B)
+    with pytest.raises(DataError, match="other images than 'toy' has now"):
+        evaluate(tiny_clip, others, protocol, out=tmp_path, progress=False)
 
 
 def test_errors(tiny_clip: HuggingFaceEncoder) -> None:

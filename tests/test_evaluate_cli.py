@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from tima.cli import app
 from tima.cli.evaluate import _changed, _version
 from tima.cli.jobs import find_device
-from tima.errors import DataError, RecipeError
+from tima.errors import DataError, ModelError, RecipeError
+from tima.evaluation.missing import read_missing
 from tima.protocols import Protocol, load_protocol
 from tima.results import load_results
 
@@ -118,3 +119,48 @@ def test_protocols_are_listed_shown_checked_and_described(tmp_path: Path) -> Non
         run("protocols", "--check", mine)
     run("protocols", "--schemas", tmp_path / "schemas")
     assert sorted(path.name for path in (tmp_path / "schemas").iterdir()) == ["protocol.schema.json", "result.schema.json"]
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("picture 3 was readable before"), ModelError("NaN logits"), RuntimeError("odd\nlines")]
+)
+def test_a_set_that_fails_half_way_is_recorded_and_the_others_go_on(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Of whatever kind the failure is: the numbers of the other sets must not be lost with this one."""
+    import tima.evaluate
+
+    build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
+    sets = [tmp_path / name for name in ("first", "second", "third")]
+    for place in sets:
+        write_image_folder(make_image_set(n=8, classes=4), place / "test")
+    words = ["evaluate", "--model", tmp_path / "model", "--data", ",".join(map(str, [*sets, "nowhere"]))]
+    words = [str(w) for w in [*words, "--eps", "1/255", "--steps", 1, "--no-health", "--out", tmp_path / "run", "--quiet"]]
+    whole = tima.evaluate.evaluate
+
+    def evaluate(model: Any, data: Any, *rest: Any, **more: Any) -> Any:
+        if data.name == "second":
+            raise error
+        return whole(model, data, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tima.evaluate.evaluate", evaluate)
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code != 0 and isinstance(done.exception, DataError)
+    assert f"2 of 4 data sets could not be evaluated ({sets[1]}, nowhere); the others are complete" in str(done.exception)
+    assert [result.dataset for result in load_results(tmp_path / "run")] == ["first", "third"]
+    records = {Path(item.data).name: item for item in read_missing(tmp_path / "run")}
+    assert set(records) == {"second", "nowhere"}
+    assert str(error).splitlines()[0] in records["second"].why and records["second"].kind == type(error).__name__
+    assert (records["second"].traceback is not None) == isinstance(error, RuntimeError)
+    assert records["nowhere"].protocol.startswith("custom@") and "nowhere" in records["nowhere"].why
+    from tima.report.compare import compare
+    from tima.report.runs import read_runs
+    from tima.report.words import warnings_of
+
+    runs = read_runs([tmp_path / "run"])
+    assert any(f"{sets[1]} could not be evaluated" in warning for warning in warnings_of(compare(runs), runs))
+    again = CliRunner().invoke(app, words)  # the set is well again
+    assert "1 of 4 data sets" in str(again.exception)
+    assert [item.data for item in read_missing(tmp_path / "run")] == ["nowhere"]
+    assert len(load_results(tmp_path / "run")) == 3

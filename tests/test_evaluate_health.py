@@ -10,6 +10,9 @@ from evaluating import agreeing_set, comparable, counts, protocol_for
 from tima.errors import TimaError
 from tima.evaluate import evaluate
 from tima.models.hugging_face import HuggingFaceEncoder
+from tima.report.compare import compare
+from tima.report.runs import read_runs
+from tima.report.verdicts import verdict_words
 from tima.results import Health, load_sidecar, result_path
 
 
@@ -94,3 +97,21 @@ def test_a_run_that_goes_on_keeps_probe_and_8_bits_of_the_first_call(
     expected = load_sidecar(result_path(tmp_path / "whole", "toy", begun))
     arrays = load_sidecar(result_path(tmp_path, "toy", begun))
     assert arrays.keys() == expected.keys() and all(torch.equal(arrays[key], expected[key]) for key in expected)
+
+
+def test_every_eps_gets_the_memory_of_its_probe(tiny_clip: HuggingFaceEncoder, seen: list[dict[str, Any]]) -> None:
+    evaluate(tiny_clip, agreeing_set(tiny_clip), protocol_for(health_probe=4), progress=False)
+    assert len(seen) == 3 and len({id(call["memory"]) for call in seen}) == 1
+
+
+def test_without_a_right_image_the_verdict_is_that_there_is_none(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    """It was null, as if nobody had asked; the report must not call such a number reliable either."""
+    data = agreeing_set(tiny_clip, wrong=25)
+    protocol = protocol_for(health_probe=4)
+    result = evaluate(tiny_clip, data, protocol, out=tmp_path / "run", progress=False)
+    assert counts(result) == [0, 0, 0, 0]
+    for entry in result.robust:
+        assert entry.health is not None and entry.health.verdict == "cannot judge" and entry.health.reasons
+    (comparison,) = compare(read_runs([tmp_path / "run"]))
+    (row,) = comparison.data_sets[0].cells
+    assert verdict_words(row[1:], comparison.columns[1:]) == "no verdict"

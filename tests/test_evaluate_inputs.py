@@ -113,6 +113,20 @@ def test_images_and_labels_that_cannot_be_meant(spoil: Any, message: str) -> Non
         evaluate_classifier(model, spoil(*picture_tensors(model)), protocol_for(), name="m", progress=False)
 
 
+def test_images_in_memory_that_have_changed_are_not_taken_for_those_attacked_before(tmp_path: Path) -> None:
+    """Same labels, same weights, other pixels: the stored numbers are not theirs."""
+    model, protocol = linear(), protocol_for(eps="1/255")
+    image, label = picture_tensors(model)
+    words: dict[str, Any] = {"name": "m", "out": tmp_path, "progress": False}
+    first = evaluate_classifier(model, (image, label), protocol, **words)
+    assert first.images_sha256 is not None and len(first.images_sha256) == 64
+    assert evaluate_classifier(model, (image.double(), label), protocol, **words) == first  # the attack sees fp32
+    other = image.clone()
+    other[5, 0, 0, 0] = 1 - other[5, 0, 0, 0]
+    with pytest.raises(DataError, match="other images than 'images' has now"):
+        evaluate_classifier(model, (other, label), protocol, **words)
+
+
 def test_class_names_that_do_not_match() -> None:
     model = linear()
     data = picture_tensors(model)

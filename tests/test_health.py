@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tima.attacks import pgd
 from tima.errors import DataError, EpsError, RecipeError
-from tima.health import GradientStats, assess
+from tima.health import GradientStats, Memory, assess
 from tima.health._chance import ALPHA, most_by_chance
 from tima.health._probe import moved_sign_mass
-from tima.health.assess import INDICATORS
+from tima.health.assess import FREE_OF_EPS, INDICATORS
 from tima.results import AttackRecord, Health, Indicator
 
 NAMES = [case.name for case in cases(Net(), Net())]
@@ -207,3 +207,38 @@ def test_one_image_is_luck_and_many_are_a_sign(name: str, undefended: Net) -> No
     few[0] = True
     assert look(assess(**found | {"robust_B": few}, reference=undefended), name).fired is False
     assert look(broken, name).fired
+
+
+# cannot judge, and what is measured once --------------------------------------------------------------------------------
+
+
+def test_without_a_right_image_it_cannot_judge(sound: Net) -> None:
+    found = evidence(Case("", None, sound))
+    with torch.no_grad():
+        wrong_B = (sound(found["image_BCHW"]).argmax(1) + 1) % 4
+    nothing = {**found, "label_B": wrong_B, "robust_B": torch.zeros(len(wrong_B), dtype=torch.bool), "standing_n": 0}
+    health = assess(**nothing)
+    assert health.verdict == "cannot judge" and "no image of the probe is classified right" in str(health)
+    one = {**nothing, "label_B": torch.cat([found["label_B"][:1], wrong_B[1:]])}
+    with torch.no_grad():
+        assert int((sound(one["image_BCHW"]).argmax(1) == one["label_B"]).sum()) == 1
+    assert assess(**one).verdict == "reliable"
+    # what fires without a right image is still said
+    random = {**nothing, "logits_fn": lambda x: sound(x) + torch.randn(len(x), 4)}
+    assert assess(**random).verdict == "suspicious"
+
+
+def test_what_does_not_depend_on_eps_is_measured_once(sound: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(name: str, inner: Any) -> Any:
+        return lambda probe: (asked.append(name), inner(probe))[1]
+
+    for name, inner in dict(INDICATORS).items():
+        monkeypatch.setitem(INDICATORS, name, counted(name, inner))
+    small, large = (evidence(Case("", None, sound), eps=eps) for eps in (EPS / 4, EPS))
+    memory = Memory()
+    first, second = assess(**small, memory=memory), assess(**large, memory=memory)
+    assert [asked.count(name) for name in INDICATORS] == [1 if name in FREE_OF_EPS else 2 for name in INDICATORS]
+    assert first.indicators != second.indicators
+    assert second == assess(**large), "what was kept is not what would be measured"

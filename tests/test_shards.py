@@ -1,5 +1,6 @@
 """Two processes attack their shares of the images and end with the result of one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 from evaluating import agreeing_set, counts, protocol_for, same_arrays
 
+from tima.errors import DataError
 from tima.evaluate import evaluate
+from tima.evaluation.missing import read_missing
 from tima.evaluation.shards import Shards
-from tima.results import load_sidecar, read_result, result_path
+from tima.results import load_results, load_sidecar, read_result, result_path
 
 PROTOCOL = protocol_for(eps="1/1020,2/255", adversarial_8bit=True)
 WORDS: dict[str, Any] = {"batch_size": 4, "gallery": 3, "progress": False}
@@ -87,6 +90,44 @@ def test_torchrun_starts_the_command_line(tokenizer: Any, tmp_path: Path) -> Non
         found.append(read_result(path))
     assert counts(found[0]) == counts(found[1])
     assert [result.machine["processes"] for result in found if result.machine] == ["1", "2"]
+
+
+def fail_one_set(rank: int, world_size: int, port: int, folder: str) -> None:
+    """Process 1 cannot judge the first set; the other waits for it in the middle of the clean pass."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    import tima.evaluation.run as course
+    from tima.cli.jobs import evaluate_run
+
+    whole = course.run_clean
+
+    def spoilt(judge: Any, result: Any) -> None:
+        if rank == 1 and result.dataset == "bad":
+            raise DataError("picture 3 was readable before")
+        whole(judge, result)
+
+    course.run_clean = spoilt
+    sets = [f"{folder}/{name}" for name in ("bad", "good")]
+    words: dict[str, Any] = {"batch_size": 4, "gallery": 0, "progress": False, "device": "cpu"}
+    failed = evaluate_run(f"{folder}/model", sets, protocol_for(eps="1/255"), Path(folder) / "run", **words)
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(failed))
+
+
+def test_a_set_that_fails_in_one_process_ends_in_all_and_the_next_one_is_whole(tokenizer: Any, tmp_path: Path) -> None:
+    """Else one process would wait for days, or the two would be at different sets from there on."""
+    build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
+    for name in ("bad", "good"):
+        write_image_folder(make_image_set(n=12, classes=4), tmp_path / name / "test")
+    torch.multiprocessing.spawn(fail_one_set, (2, free_port(), str(tmp_path)), nprocs=2)
+    said = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [list(map(os.path.basename, words)) for words in said] == [["bad"], ["bad"]]
+    why = "picture 3 was readable before"
+    assert next(iter(said[0].values())) == f"Process 1 of 2 could not go on: {why}" and next(iter(said[1].values())) == why
+    (result,) = load_results(tmp_path / "run")
+    assert (result.dataset, result.n, result.complete) == ("good", 12, True)
+    (record,) = read_missing(tmp_path / "run")  # written by the process that writes
+    assert os.path.basename(record.data) == "bad" and why in record.why
 
 
 def test_shares_are_even_and_complete() -> None:

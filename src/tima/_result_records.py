@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Verdict = Literal["reliable", "suspicious", "cannot judge"]
 
 
 class _Record(BaseModel):
@@ -71,9 +72,12 @@ class Indicator(_Record):
 
 
 class Health(_Record):
-    """Whether the attack can be believed: `reliable`, or `suspicious` with a reason for each indicator that fired."""
+    """Whether the attack can be believed: `reliable`, or `suspicious` with a reason for each indicator that fired.
 
-    verdict: Literal["reliable", "suspicious"]
+    `cannot judge`: no image is right without an attack, so there was nothing to look at.
+    """
+
+    verdict: Verdict
     reasons: list[str] = []
     indicators: list[Indicator] = []
     probe_n: Count = 0
@@ -117,11 +121,12 @@ class Quarantined(_Record):
 class Result(_Record):
     """What was measured, on what, how and with which code.
 
-    `grid`: side in pixels of the images that eps applies to. `repeat_difference`: largest difference between the logits of
+    `grid`: side in pixels of the images that eps applies to. `images_sha256`: of every image that was evaluated, as the attack
+    got it (see `tima.evaluation.fingerprint`). `repeat_difference`: largest difference between the logits of
     two calls on the same images, 0 for a deterministic model. `fallbacks`: what had to be done otherwise than asked.
     """
 
-    schema_: Literal["tima-result/1", "tima-result/2"] = Field(default="tima-result/2", alias="schema")
+    schema_: Literal["tima-result/1", "tima-result/2", "tima-result/3"] = Field(default="tima-result/3", alias="schema")
     dataset: str
     model: str
     pretrained: str
@@ -143,6 +148,7 @@ class Result(_Record):
     versions: dict[str, str]
     machine: dict[str, str] | None = None
     grid: Count | None = None
+    images_sha256: str | None = None
     repeat_difference: float | None = None
     fallbacks: list[str] = []
     quarantine: list[Quarantined] = []

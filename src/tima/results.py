@@ -5,6 +5,7 @@ pixel units of [0, 1]. Its JSON Schema is `docs/schemas/result.schema.json`. The
 for `N` images, `E` eps and `G` gallery images:
 
 - `index_N`, `label_N`, `clean_prediction_N`, `correct_N`, `robust_EN`;
+- `image_hash_N` (int64): the first 8 bytes of each image's SHA-256, as the attack got it;
 - `margin_EN`, `confidence_EN`, `prediction_EN` (E+1,N; row 0 is clean): label's logit minus the best other one, largest
   softmax share, and answer, on the image as attacked; an image broken at a smaller eps keeps that row's values;
 - `broken_by_EN` (int8): which of the protocol's attacks broke the image at this eps, by number from 0; -1: none here;
@@ -32,6 +33,7 @@ from tima._result_records import (
     Quarantined,
     Result,
     Robust,
+    Verdict,
 )
 from tima.errors import ResultError
 from tima.protocols import Protocol
@@ -39,8 +41,8 @@ from tima.protocols import Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = "tima-result/2"
-READABLE = ("tima-result/1", SCHEMA)  # version 1 lacks what is optional in `_result_records.py`
+SCHEMA = "tima-result/3"
+READABLE = ("tima-result/1", "tima-result/2", SCHEMA)  # earlier ones lack what is optional in `_result_records.py`
 
 
 def result_path(folder: str | Path, dataset: str, protocol: Protocol) -> Path:
@@ -127,6 +129,7 @@ __all__ = [
     "Quarantined",
     "Result",
     "Robust",
+    "Verdict",
     "load_results",
     "load_sidecar",
     "read_result",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tima.cli.common import Quiet, stdout
+from tima.errors import DataError
 
 RUNS = ("tecoa", "tima")
 
@@ -32,9 +33,13 @@ def demo(
         train(train_recipe(f"demo-{name}"), out / name, progress=not quiet)
     protocol = load_protocol("demo")
     runs = [out / name for name in ("original", *RUNS)]
+    failed: list[str] = []
     for run in runs:
         model = "nano" if run.name == "original" else str(run)
-        evaluate_run(model, list(EMBEDDED), protocol, run, gallery=24, progress=not quiet)
+        missing = evaluate_run(model, list(EMBEDDED), protocol, run, gallery=24, progress=not quiet)
+        failed += [f"{run.name} on {name} ({why})" for name, why in missing.items()]
     console.print(terminal_table(runs))
     page = report(runs, out / "report.html", title="TIMA demo: a robust zero-shot classifier")
     console.print(f"\nReport: [bold]{page.resolve()}[/]  ({time.monotonic() - began:.0f} s)", highlight=False, soft_wrap=True)
+    if failed:
+        raise DataError(f"The demo is not complete: {'; '.join(failed)}. The same command tries again what is missing.")

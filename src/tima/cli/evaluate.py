@@ -116,16 +116,21 @@ def evaluate(
         reference=reference,
     )
     if is_main_process():
+        from rich.markup import escape
+
         from tima.report import terminal_table
 
-        if len(failed) < len(names):
+        if any((out / "results").glob("*.json")):
             stdout().print(terminal_table([out]))
             stdout().print(f"Results: [bold]{out / 'results'}[/]", highlight=False)
         for name, why in failed.items():
-            stderr().print(f"[bold yellow]missing[/] {name}: {why}", highlight=False)
+            stderr().print(f"[bold yellow]missing[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
     if failed:
-        others = "the others are complete" if len(failed) < len(names) else "nothing was measured"
-        raise DataError(f"{len(failed)} of {len(names)} data sets could not be evaluated; {others}.")
+        others = "the others are complete" if len(failed) < len(set(names)) else "nothing was measured"
+        raise DataError(
+            f"{len(failed)} of {len(set(names))} data sets could not be evaluated ({', '.join(failed)}); {others}. Why is in "
+            f"{out / 'missing'}. The same command tries them again and does nothing else twice."
+        )
 
 
 def _version(text: str) -> str | list[str]:

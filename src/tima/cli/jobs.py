@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tima.errors import DataError, RecipeError
+from tima.errors import RecipeError
 
 if TYPE_CHECKING:
     from tima.protocols import Protocol
@@ -31,17 +31,19 @@ def evaluate_run(
     compile: bool = False,
     reference: str | None = None,
 ) -> dict[str, str]:
-    """Evaluate on several sets; a set that cannot be opened is reported and does not stop the others.
+    """Evaluate on several sets. One that cannot be evaluated is recorded as missing in `out` and does not stop the others.
 
     Args:
         model_name, reference: names of models; the second is the undefended one that attack health compares with.
         device: by default a GPU if there is one; among several processes each takes its own.
 
     Returns:
-        `{name: why}` of the sets that could not be evaluated.
+        `{name: why}` of the sets that could not be evaluated, for whatever reason.
     """
     from tima.data import find_data
     from tima.evaluate import evaluate, recipe_data
+    from tima.evaluation.missing import describe, forget_missing, record_missing
+    from tima.evaluation.shards import is_main_process
     from tima.models import load_model
 
     place = find_device(device)
@@ -50,24 +52,27 @@ def evaluate_run(
     failed: dict[str, str] = {}
     for name in data:
         try:
-            images = find_data(name, None, model.image_size)
-        except DataError as error:
-            failed[name] = str(error)
-            continue
-        evaluate(
-            model,
-            images,
-            protocol,
-            out=out,
-            batch_size=batch_size,
-            gallery=gallery,
-            progress=progress,
-            model_name=model_name,
-            train_data=recipe_data(Path(model_name)),
-            device=place,
-            compile=compile,
-            reference=other,
-        )
+            evaluate(
+                model,
+                find_data(name, None, model.image_size),
+                protocol,
+                out=out,
+                batch_size=batch_size,
+                gallery=gallery,
+                progress=progress,
+                model_name=model_name,
+                train_data=recipe_data(Path(model_name)),
+                device=place,
+                compile=compile,
+                reference=other,
+            )
+        except Exception as error:  # of whatever kind: a night's other sets must not be lost with this one
+            failed[name] = describe(error)
+            if is_main_process():
+                record_missing(out, name, protocol, model_name, error)
+        else:
+            if is_main_process():
+                forget_missing(out, name, protocol)
     return failed
 
 

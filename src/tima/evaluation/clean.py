@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tima.data.image_set import BadImage, sample_indices
 from tima.errors import DataError
+from tima.evaluation.fingerprint import image_hashes, images_sha256
 from tima.evaluation.gallery import choose_gallery
 from tima.evaluation.parts import read_tensors, write_tensors
 from tima.evaluation.source import check_labels
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def run_clean(judge: "Judge", result: Result) -> None:
     """This process's share of the clean pass, into a file of the store."""
-    names = ("index_B", "label_B", "prediction_B", "margin_B", "confidence_B", "top5_B")
+    names = ("index_B", "label_B", "image_hash_B", "prediction_B", "margin_B", "confidence_B", "top5_B")
     rows: dict[str, list[Tensor]] = {name: [torch.empty(0)] for name in names}
     bad: list[BadImage] = []
     protocol = judge.protocol
@@ -41,6 +42,7 @@ def run_clean(judge: "Judge", result: Result) -> None:
             found = (
                 loaded.index_B,
                 loaded.label_B,
+                image_hashes(loaded.image_BCHW),
                 prediction_B,
                 margin_B,
                 confidence_B,
@@ -72,6 +74,7 @@ def merge_clean(judge: "Judge", result: Result, gallery: int) -> dict[str, Tenso
     arrays = {
         "index_N": joined["index_B"],
         "label_N": joined["label_B"],
+        "image_hash_N": joined["image_hash_B"],
         "clean_prediction_N": joined["prediction_B"],
         "correct_N": correct_N,
         "robust_EN": torch.zeros(steps, n, dtype=torch.bool),
@@ -89,6 +92,7 @@ def merge_clean(judge: "Judge", result: Result, gallery: int) -> dict[str, Tenso
         mean_per_class_recall=min(1.0, sum(recall) / len(recall)),
     )
     result.n = n
+    result.images_sha256 = images_sha256(arrays["index_N"], arrays["label_N"], arrays["image_hash_N"], judge.source.shape)
     result.repeat_difference = max(facts["difference"] for _, facts in read)
     if gallery > 0:
         arrays["gallery_index"] = choose_gallery(n, min(gallery, n), judge.protocol.seed)

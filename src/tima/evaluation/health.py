@@ -18,6 +18,7 @@ from tima.results import Health, Indicator, Result, Robust
 if TYPE_CHECKING:
     from tima.evaluation.judge import Judge
 
+NO_RIGHT_IMAGE = "no image is classified right without an attack, so there is nothing that an attack could break"
 RANDOM = 1e-3  # of the largest margin: two calls of a deterministic model differ by rounding at most
 
 
@@ -30,12 +31,14 @@ def assess_step(
     gradients: GradientStats,
     reference: LogitsFn | None,
 ) -> Health | None:
-    """The verdict on what was measured at eps number `step`; None without an image to look at, or memory for one."""
-    from tima.health import assess
+    """The verdict on what was measured at eps number `step`; None where no probe was asked for, or memory for one."""
+    from tima.health import Memory, assess
 
     probe_B = choose_probe(arrays["correct_N"], judge.protocol.health_probe, judge.protocol.seed)
-    if len(probe_B) == 0:
+    if judge.protocol.health_probe == 0:
         return None
+    if len(probe_B) == 0:
+        return Health(verdict="cannot judge", reasons=[NO_RIGHT_IMAGE])
     kept_KCHW = judge.store.read_kept(step)
     subject, device = judge.subject, judge.subject.device
     judge.meter.attack("health")
@@ -43,6 +46,7 @@ def assess_step(
     def look(probe_B: Tensor) -> Health:
         image_BCHW, label_B = judge.load(arrays["index_N"][probe_B])
         kept_BCHW = kept_KCHW[torch.searchsorted(judge.kept_K, probe_B)]
+        memory = judge.health_memory.setdefault(tuple(probe_B.tolist()), Memory())  # another eps, the same clean images
         return assess(
             subject.exact,
             image_BCHW.to(device),
@@ -59,6 +63,7 @@ def assess_step(
             attack_fn=_as_attacked(subject),
             logit_scale=subject.logit_scale,
             seed=judge.protocol.seed,
+            memory=memory,
         )
 
     health = _within_memory(look, probe_B, judge.limits.fallbacks)

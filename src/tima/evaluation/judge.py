@@ -7,6 +7,7 @@ Shapes: `N` images evaluated, `B` images of a block, `S` of them that survived, 
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from tima.evaluation.store import Store
 from tima.evaluation.subject import LogitsFn, Subject, exact_logits
 from tima.protocols import Protocol
 
+if TYPE_CHECKING:
+    from tima.health import Memory
+
 
 @dataclass
 class Judge:
@@ -39,6 +43,7 @@ class Judge:
     store: Store
     meter: Meter
     kept_K: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    health_memory: dict[tuple[int, ...], "Memory"] = field(default_factory=dict)  # of each probe, by its positions
 
     def robust(self, step: int, arrays: dict[str, Tensor]) -> None:
         """This process's share of eps number `step`: the images that the smaller ones left standing, into the store."""

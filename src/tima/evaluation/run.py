@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tima.attacks import Stage
-from tima.errors import DataError
 from tima.evaluation.clean import merge_clean, run_clean
+from tima.evaluation.fingerprint import check_same_images
 from tima.evaluation.gallery import fill_gallery, kept_positions, open_gallery
 from tima.evaluation.health import assess_step
 from tima.evaluation.judge import Judge
@@ -55,8 +54,8 @@ class Plan:
 
 def run(plan: Plan) -> Result:
     """Do it, from where an earlier call stopped."""
-    shards = Shards.join()
     limits = Limits(plan.batch_size)
+    shards = Shards.join()
     store = Store(None if plan.out is None else result_path(plan.out, plan.fresh.dataset, plan.protocol), shards)
     finished = False
     try:
@@ -64,6 +63,7 @@ def run(plan: Plan) -> Result:
         if earlier is not None:
             check_same_images(plan.source, earlier[1], store.path)
             if earlier[0].complete:
+                shards.wait()
                 finished = True
                 return earlier[0]
             plan.protocol = _as_begun(plan.protocol, earlier[0])
@@ -79,6 +79,9 @@ def run(plan: Plan) -> Result:
                 result, arrays = _robust(judge, plan, step, result, arrays, reference)
         shards.wait()
         finished = True
+    except Exception as error:
+        shards.fail(error)
+        raise
     finally:
         store.close(finished=finished)
     return result
@@ -144,13 +147,3 @@ def _shared(judge: Judge, plan: Plan, result: Result, arrays: dict[str, Tensor])
 
 def _kept(judge: Judge, arrays: dict[str, Tensor]) -> Tensor:
     return kept_positions(arrays, judge.protocol.health_probe, judge.protocol.seed)
-
-
-def check_same_images(source: Source, arrays: dict[str, Tensor], where: Path) -> None:
-    """Raise `DataError` when a stored result was made on other images: a changed set, another split, another folder."""
-    index_N = arrays["index_N"]
-    if int(index_N.max()) >= len(source.label_N) or not torch.equal(source.label_N[index_N], arrays["label_N"]):
-        raise DataError(
-            f"{where} is the result of other images than '{source.name}' has now: the set has changed, or another split or "
-            "folder of that name was evaluated there. Delete that result, or give another --out."
-        )

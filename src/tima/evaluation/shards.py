@@ -1,10 +1,11 @@
 """Several processes, each with its share of the images (`torchrun` or `accelerate launch`).
 
 Outcomes travel through the files of the store, never through messages: the same files carry an interrupted evaluation on.
-Processes only wait for each other here. Shapes: `N` positions.
+Processes only wait for each other here, and hear when one cannot go on. Shapes: `N` positions.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,13 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from tima.errors import TimaError
+
 WAIT = timedelta(days=30)  # the fastest process waits for the slowest, which may be attacking for days
+
+
+class ElsewhereError(TimaError):
+    """Another process of the same launch could not go on."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,27 @@ class Shards:
         return position_N[self.rank :: self.size]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Until every process is here.
+
+        Raises:
+            ElsewhereError: another one could not go on; all that wait stop together, so that the next data set finds them all.
+        """
+        for rank, why in enumerate(self._tell(None)):
+            if why is not None:
+                raise ElsewhereError(f"Process {rank} of {self.size} could not go on: {why}")
+
+    def fail(self, error: Exception) -> None:
+        """Tell the others, who wait or will, that this process cannot go on. Who was told so does not say it again."""
+        if not isinstance(error, ElsewhereError):
+            with suppress(RuntimeError):  # the others are gone: what is wrong here is what must be seen
+                self._tell(str(error) or type(error).__name__)
+
+    def _tell(self, why: str | None) -> list[str | None]:
+        """What each process says; every call of one meets a call of every other."""
+        said: list[str | None] = [why] * self.size
         if self.size > 1:
-            dist.barrier(group=self.group)
+            dist.all_gather_object(said, why, group=self.group)
+        return said
 
     def agree(self, value: Any) -> Any:
         """The main process's value, everywhere."""

@@ -5,9 +5,9 @@ Shapes: `B` images of the probe, `S` of them that still stand, `R` that are righ
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,26 @@ from tima.results import AttackRecord
 
 SCALE_FREE = ("dlr", "margin", "cw", "dlr_targeted")  # losses whose gradient does not vanish with confidence
 SCALE_FREE_STAGES = ("apgd-dlr", "apgd-t", "fab", "fab-t", "cw")
+
+
+Found = TypeVar("Found")
+
+
+class Memory:
+    """What of a probe does not depend on eps, kept from one eps to the next.
+
+    Good for one model with the same images, labels, stages, precision and seed; `assess` cannot see whether they are.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def once(self, name: str, make: Callable[[], Found]) -> Found:
+        """What `make` returned when it was first asked for `name`."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: Found = self._kept[name]
+        return found
 
 
 @dataclass(frozen=True)
@@ -39,11 +59,12 @@ class Probe:
     attack_fn: LogitsFn | None
     logit_scale: float | None
     seed: int
+    memory: Memory = field(default_factory=Memory)
 
-    @cached_property
+    @property
     def clean_BC(self) -> Tensor:
         """Logits of the clean images."""
-        return self.logits(self.image_BCHW)
+        return self.memory.once("clean logits", lambda: self.logits(self.image_BCHW))
 
     @cached_property
     def right_B(self) -> Tensor:
@@ -60,12 +81,14 @@ class Probe:
         """Did any attack of the evaluation climb a loss that a saturated softmax cannot flatten?"""
         return any(s.name in SCALE_FREE_STAGES or s.params.get("loss") in SCALE_FREE for s in self.stages)
 
-    @cached_property
+    @property
     def clean_gradients(self) -> tuple[Tensor, Tensor]:
         """Pixel gradients of cross-entropy and of the margin at the clean images, each `BxCxHxW`."""
-        return pixel_gradient(self.logits_fn, self.image_BCHW, self.label_B, ce), pixel_gradient(
-            self.logits_fn, self.image_BCHW, self.label_B, margin
-        )
+
+        def look(loss: Callable[..., Tensor]) -> Tensor:
+            return pixel_gradient(self.logits_fn, self.image_BCHW, self.label_B, loss)
+
+        return self.memory.once("clean gradients", lambda: (look(ce), look(margin)))
 
     def logits(self, image_BCHW: Tensor, logits_fn: LogitsFn | None = None) -> Tensor:
         """Fp32 logits without a graph, of the judged model by default."""
