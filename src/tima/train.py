@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tima._files import atomic_folder, restore_folder, write_json, write_text
+from tima._trackers import PROJECT, check_trackers, tracker_config, tracker_folder, tracker_options
 from tima.averaging import Averages
 from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tima.config import TrainRecipe, dump, train_recipe
@@ -50,11 +51,12 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
     from accelerate import Accelerator
 
     out = Path(out)
+    check_trackers(recipe.trackers)
     _claim(out, recipe)
     if (out / "summary.json").is_file():
         return out / "model"
     # autocast is the recipe's business (`_precision`): Accelerate's own setting is fixed for a whole Python process
-    accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=out)
+    accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=tracker_folder(out))
     device = accelerator.device
     torch.manual_seed(recipe.seed)
     method, modifiers = _build_method(recipe), build_modifiers(recipe)
@@ -88,7 +90,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
         state = load_checkpoint(out / "checkpoint", params, optimizer, averages)
     if accelerator.num_processes > 1:
         objective, optimizer = accelerator.prepare(objective, optimizer)
-    accelerator.init_trackers("tima", config={k: str(v) for k, v in recipe.model_dump().items()})
+    accelerator.init_trackers(PROJECT, config=tracker_config(recipe), init_kwargs=tracker_options(recipe.trackers, out))
     main = accelerator.is_main_process
     log = TrainLog(out, recipe, state.step, show=progress and main, write=main, tracker=accelerator.log)
     began = time.monotonic() - state.seconds

@@ -122,9 +122,8 @@ class TrainLog:
             return
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        numbers = {k: v for k, v in record.items() if isinstance(v, float)} | record.get("terms", {})
         if self.recipe.trackers:
-            self.tracker({f"{record['kind']}/{k}": v for k, v in numbers.items()}, step=record["step"])
+            self.tracker(_numbers(record, f"{record['kind']}/"), step=record["step"])
 
     def _drop_lines_after(self, step: int) -> None:
         """A resumed run repeats the steps since its checkpoint; their old lines go."""
@@ -138,3 +137,14 @@ class TrainLog:
             except (ValueError, KeyError):
                 continue  # a line cut off by the kill
         self.file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _numbers(record: dict[str, Any], prefix: str) -> dict[str, float]:
+    """What a tracker draws: every number of a record, inner ones too, as `val/unseen/robust_accuracy`."""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found |= _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name not in ("step", "n"):
+            found[prefix + name] = value
+    return found
