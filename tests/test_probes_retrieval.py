@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from conftest import SHARED, make_image_set, png
 
+from tima.attacks import find_attack
+from tima.data.image_set import sample_indices
 from tima.errors import DataError, ModelError, RecipeError
 from tima.probes import recall
 from tima.probes.captions import read_captions
@@ -59,7 +61,10 @@ def linear_encoder(seed: int = 0, width: int = 8):  # type: ignore[no-untyped-de
     return lambda x_BCHW: F.normalize((x_BCHW.flatten(1) - 0.5) @ weight, dim=-1)
 
 
-def attacked(batch_size: int = 50) -> dict[str, torch.Tensor]:
+def attacked(
+    batch_size: int = 50, order: torch.Tensor = torch.arange(12), index: torch.Tensor = torch.arange(12)
+) -> dict[str, torch.Tensor]:
+    """Twelve pictures, in another order or under other numbers if asked."""
     encode = linear_encoder()
     image = 0.1 + 0.8 * torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     clean = encode(image)
@@ -67,7 +72,9 @@ def attacked(batch_size: int = 50) -> dict[str, torch.Tensor]:
     owner = torch.arange(12).repeat_interleave(2)
     text = F.normalize(clean[owner] + 0.15 * noise, dim=-1)
     sizes = [0.004, 0.02, 0.08]
-    return attack_retrieval(encode, image, clean, text, owner, sizes, ks=(1, 5), params={"steps": 8}, batch_size=batch_size)
+    image, clean, text = image[order], clean[order], text.view(12, 2, 8)[order].flatten(0, 1)
+    words = {"ks": (1, 5), "params": {"steps": 8}, "batch_size": batch_size}
+    return attack_retrieval(encode, image, clean, text, owner, sizes, index[order], **words)  # type: ignore[arg-type]
 
 
 def test_recall_never_rises_with_eps_and_the_attack_works() -> None:
@@ -78,6 +85,43 @@ def test_recall_never_rises_with_eps_and_the_attack_works() -> None:
         assert hit[0, 0].float().mean() > 0.6
         assert hit[-1, 0].float().mean() < 0.3
     assert found["image to text"].shape == (4, 2, 12) and found["text to image"].shape == (4, 2, 24)
+
+
+def test_an_images_random_numbers_are_its_own_wherever_it_stands_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[bytes, list[torch.Tensor]] = {}
+
+    def watched(name: str):  # type: ignore[no-untyped-def]
+        def run(logits_fn, image_BCHW, *rest, **words):  # type: ignore[no-untyped-def]
+            found = find_attack(name)(logits_fn, image_BCHW, *rest, **words)
+            for image, adv in zip(image_BCHW, found, strict=True):
+                made.setdefault(image.numpy().tobytes(), []).append(adv)
+            return found
+
+        return run
+
+    def perturbed(**words: torch.Tensor) -> dict[bytes, torch.Tensor]:
+        made.clear()
+        outcome.append(attacked(**words))  # type: ignore[arg-type]
+        return {image: torch.stack(points) for image, points in made.items()}
+
+    outcome: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr("tima.probes.retrieval.find_attack", watched)
+    order = torch.tensor([7, 2, 11, 0, 5, 9, 1, 10, 3, 8, 6, 4])
+    plain, shuffled, others = perturbed(), perturbed(order=order), perturbed(index=torch.arange(12) + 50)
+    assert len(plain) == 12
+    for image, points in plain.items():
+        torch.testing.assert_close(shuffled[image], points, atol=1e-6, rtol=0)  # sums in another order round otherwise
+        assert not torch.allclose(others[image], points, atol=1e-6, rtol=0)
+    pairs = (2 * order[:, None] + torch.arange(2)).flatten()
+    for direction, places in (("image to text", order), ("text to image", pairs)):
+        assert torch.equal(outcome[1][direction], outcome[0][direction][:, :, places])
+
+
+def test_what_is_sampled_keeps_its_number(tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The record named places in the sample, which say nothing of which pictures these were."""
+    data = read_captions(caption_parquet(tmp_path / "test.parquet"), 16)
+    found = probe_retrieval(tiny_clip, data, [0.02], steps=1, samples=3, seed=4)
+    assert found.details["index"] == sample_indices(6, 3, 4).tolist() != [0, 1, 2]
 
 
 def test_retrieval_does_not_depend_on_the_batch_size() -> None:
@@ -103,7 +147,7 @@ def test_parquet_and_csv_of_the_same_pictures_are_the_same_set(tmp_path: Path) -
     listed = read_captions(tmp_path / "pairs.csv", 16)
     assert listed.captions == whole.captions and len(listed) == 6
     assert all(torch.equal(listed.images[i][0], whole.images[i][0]) for i in range(6))  # type: ignore[arg-type]
-    assert whole.sample(3, 0).captions == [
+    assert whole.sampled(3, 0)[0].captions == [
         whole.captions[i] for i in sorted(torch.randperm(6, generator=torch.Generator().manual_seed(0))[:3].tolist())
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from tima.data.image_set import ImageSet, Reindexed, sample_indices
 from tima.data.parquet import IMAGE_COLUMNS, Cells, find_files
@@ -31,13 +32,15 @@ class CaptionSet:
     def subset(self, indices: Sequence[int]) -> "CaptionSet":
         return CaptionSet(self.images.subset(indices), [self.captions[int(i)] for i in indices])
 
-    def sample(self, n: int | None, seed: int) -> "CaptionSet":
-        """`n` pictures with all their captions, drawn by `seed`, in index order; all for None."""
+    def sampled(self, n: int | None, seed: int) -> tuple["CaptionSet", Tensor]:
+        """`n` pictures with all their captions, drawn by `seed`, in index order (all for None), and each one's index in the
+        whole set, which random draws go by."""
         if n is None or n >= len(self):
-            return self
+            return self, torch.arange(len(self))
         if n < 1:
             raise DataError(f"A sample of {n} pictures is no sample. Ask for at least one.")
-        return self.subset(sample_indices(len(self), n, seed).tolist())
+        index_N = sample_indices(len(self), n, seed)
+        return self.subset(index_N.tolist()), index_N
 
 
 def read_captions(path: str | Path, image_size: int, split: str | None = None) -> CaptionSet:

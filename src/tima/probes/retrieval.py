@@ -57,9 +57,9 @@ def probe_retrieval(
     if attack not in ("pgd", "apgd") or not ks or min(ks) < 1:
         raise RecipeError(f"The retrieval probe takes the attacks pgd and apgd and k from 1 on, not {attack} and {list(ks)}.")
     sizes, ks = sorted({float(e) for e in eps}), sorted(set(ks))
-    chosen = data.sample(samples, seed)
+    chosen, whole_N = data.sampled(samples, seed)
     image_NCHW, index_N, bad = load_pixels(chosen.images)
-    captions = [chosen.captions[int(i)] for i in index_N]
+    captions, whole_N = [chosen.captions[int(i)] for i in index_N], whole_N[index_N]
     if len(captions) < 2:
         raise DataError("Retrieval needs at least two pictures: with one there is nothing to confuse.")
     device = next(model.parameters()).device
@@ -72,6 +72,7 @@ def probe_retrieval(
         text_MD,
         owner_M,
         sizes,
+        whole_N,
         ks=ks,
         attack=attack,
         params={"steps": steps, "restarts": restarts},
@@ -102,7 +103,7 @@ def probe_retrieval(
             "captions": len(owner_M),
         },
         rows=rows,
-        details={"index": index_N.tolist(), "captions_per_image": [len(texts) for texts in captions]},
+        details={"index": whole_N.tolist(), "captions_per_image": [len(texts) for texts in captions]},
         quarantined=bad,
         seconds=round(time.monotonic() - began, 2),
         **provenance(model, model_name),
@@ -120,6 +121,7 @@ def attack_retrieval(
     text_MD: Tensor,
     owner_M: Tensor,
     sizes: Sequence[float],
+    index_N: Tensor,
     *,
     ks: Sequence[int] = (1, 5),
     attack: str = "apgd",
@@ -128,7 +130,10 @@ def attack_retrieval(
     batch_size: int = 50,
     progress: Progress = silent,
 ) -> dict[str, Tensor]:
-    """Found or not, as bools `(1 + E) x K x N` ("image to text") and `x M` ("text to image"); row 0 is clean."""
+    """Found or not, as bools `(1 + E) x K x N` ("image to text") and `x M` ("text to image"); row 0 is clean.
+
+    An image's random numbers go by its `index_N`, its number in the whole set, not by its place among these.
+    """
     run, params = find_attack(attack), params or {}
     clean_NM = clean_ND @ text_MD.T
     k_K = torch.tensor(list(ks), device=clean_NM.device)[:, None]
@@ -158,7 +163,7 @@ def attack_retrieval(
 
             for part in chunks(len(image_NCHW), batch_size):
                 start = last[job][part] if size != sizes[0] else None
-                words = {"start_BCHW": start, "generator": generators(seed, every_N[part]), "loss": loss, **params}
+                words = {"start_BCHW": start, "generator": generators(seed, index_N[part]), "loss": loss, **params}
                 adv_BCHW = run(similarity, image_NCHW[part], every_N[part], size, **words)
                 last[job][part] = adv_BCHW
                 with torch.no_grad():  # what loses by any of the points found is lost
