@@ -203,7 +203,9 @@ def _levels(image_processor: Any, pictures: list[Image.Image]) -> np.ndarray:
         made = image_processor(images=pictures, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
     except Exception as error:  # processors raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"The image processor ({type(image_processor).__name__}) fails on an RGB picture: {first[:300]}") from error
+        raise ModelError(
+            f"The image processor ({type(image_processor).__name__}) fails on an RGB picture: {first[:300]}"
+        ) from error
     return np.asarray(made).round().clip(0, 255).astype(np.uint8)
 
 

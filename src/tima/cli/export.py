@@ -26,7 +26,9 @@ def export(
     classes: Annotated[
         str | None,
         typer.Option(
-            "--classes", "-c", help="onnx, torch-export: also a classifier for these classes (a list, or a file with one a line)."
+            "--classes",
+            "-c",
+            help="onnx, torch-export: also a classifier for these classes (a list, or a file with one a line).",
         ),
     ] = None,
     template: Templates = None,
@@ -49,9 +51,9 @@ def export(
         if not quiet:
             console.print(line, highlight=False)
 
-    folder = export_model(
-        model, split_names(to), out, class_names=names, templates=templates, run=run, force=force, say=say
-    )
+    folder = export_model(model, split_names(to), out, class_names=names, templates=templates, run=run, force=force, say=say)
     console.print(f"Exported: [bold]{folder}[/]", soft_wrap=True)
     if push is not None:
-        console.print(f"Uploaded: {push_folder(folder, push, private=not public, force=force)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"Uploaded: {push_folder(folder, push, private=not public, force=force)}", highlight=False, soft_wrap=True
+        )

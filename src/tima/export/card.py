@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tima._files import write_text
-from tima.export.card_text import limits, licences, protocols, provenance, result_tables, training, use
+from tima.export.card_text import licences, limits, protocols, provenance, result_tables, training, use
 from tima.export.story import Story, read_story
 from tima.export.targets import TARGETS, Classes
 from tima.models import DualEncoder

@@ -43,7 +43,10 @@ def result_tables(story: Story) -> list[str]:
         why = "; ".join(story.left_out)
         nothing = "None were measured on these weights" + (f" ({why})." if why else ".")
         return ["## Results", f"{nothing} Measure some before you rely on this model: `tima evaluate --protocol standard`."]
-    blocks = ["## Results", "Top-1 accuracy in percent, with 95 % intervals. Zero-shot, unless the set is marked as the training domain."]
+    blocks = [
+        "## Results",
+        "Top-1 accuracy in percent, with 95 % intervals. Zero-shot, unless the set is marked as the training domain.",
+    ]
     groups: dict[tuple[str, str, tuple[str, ...]], list[Result]] = {}
     for result in story.results:
         sizes = tuple(f"{result.norm} {row.eps_text}" for row in result.robust)
@@ -55,6 +58,9 @@ def result_tables(story: Story) -> list[str]:
     suspicious = [f"{r.dataset} at {row.eps_text}" for r in story.results for row in r.robust if _suspicious(row)]
     if suspicious:
         blocks.append(f"Marked !: the attack did not look sound, so the number may be too high ({', '.join(suspicious)}).")
+    rows_of_all = [row for result in story.results for row in result.robust]
+    if unknown := sum(row.health is None for row in rows_of_all):
+        blocks.append(f"Attack health was not looked at for {unknown} of the {len(rows_of_all)} robust numbers.")
     if story.left_out:
         blocks.append(f"Left out: {'; '.join(story.left_out)}.")
     return blocks
@@ -83,7 +89,8 @@ def protocols(story: Story) -> list[str]:
     if not seen:
         return []
     lines = [
-        f"- {label}: " + ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in fields.items() if _says(key, value))
+        f"- {label}: "
+        + ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in fields.items() if _says(key, value))
         for label, fields in seen.items()
     ]
     return ["## Protocol", "\n".join(lines)]
@@ -94,7 +101,9 @@ def training(story: Story) -> list[str]:
         return []
     lines = [f"| {key.replace('_', ' ')} | {_value(story.recipe[key])} |" for key in SHOWN if story.recipe.get(key) is not None]
     facts = {"train_images": "training images", "train_classes": "training classes", "best_step": "kept weights of step"}
-    lines += [f"| {words} | {_value(story.summary[key])} |" for key, words in facts.items() if story.summary.get(key) is not None]
+    lines += [
+        f"| {words} | {_value(story.summary[key])} |" for key, words in facts.items() if story.summary.get(key) is not None
+    ]
     return ["## Training", "\n".join(["| | |", "|---|---|", *lines]) if lines else "Its recipe was not stored."]
 
 
@@ -133,7 +142,11 @@ def licences(story: Story) -> list[str]:
         licence = next((entry.licence for entry in known_sets() if entry.name == name), None)
         shown = name.rstrip("/").rsplit("/", 1)[-1]  # not the path on somebody's disk
         lines.append(f"- Training data: `{shown}`; licence: {licence or 'not known to tima, state it before you publish'}.")
-    lines += [f"- Evaluated on: {', '.join(dict.fromkeys(f'`{result.dataset}`' for result in story.results))}."] if story.results else []
+    lines += (
+        [f"- Evaluated on: {', '.join(dict.fromkeys(f'`{result.dataset}`' for result in story.results))}."]
+        if story.results
+        else []
+    )
     return ["## Licences of what it was made from", "\n".join(lines)]
 
 

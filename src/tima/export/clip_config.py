@@ -6,6 +6,7 @@ towers of other libraries) is refused by name: converted half, it would load and
 
 import gzip
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tima.errors import ModelError
 
 if TYPE_CHECKING:
+    from tima.models.dual_encoder import DualEncoder
     from tima.models.hugging_face import HuggingFaceEncoder
     from tima.models.open_clip import OpenClipEncoder
 
@@ -30,7 +32,7 @@ CUSTOM = "OpenAI's CLIP with a vision transformer"
 
 
 def open_clip_config(model: "HuggingFaceEncoder", own_tokenizer: bool) -> dict[str, Any]:
-    """`open_clip_config.json` of a `CLIPModel`.
+    """`model_cfg` of a `CLIPModel`.
 
     Args:
         own_tokenizer: the folder holds the tokenizer's files; else open_clip's own tokenizer, which is OpenAI's, is meant.
@@ -57,7 +59,7 @@ def open_clip_config(model: "HuggingFaceEncoder", own_tokenizer: bool) -> dict[s
         "width": vision.hidden_size,
         "head_width": vision.hidden_size // vision.num_attention_heads,
         "patch_size": int(vision.patch_size),
-        "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+        "mlp_ratio": _ratio(vision.intermediate_size, vision.hidden_size),
     }
     text_cfg: dict[str, Any] = {
         "context_length": text.max_position_embeddings,
@@ -65,7 +67,7 @@ def open_clip_config(model: "HuggingFaceEncoder", own_tokenizer: bool) -> dict[s
         "width": text.hidden_size,
         "heads": text.num_attention_heads,
         "layers": text.num_hidden_layers,
-        "mlp_ratio": text.intermediate_size / text.hidden_size,
+        "mlp_ratio": _ratio(text.intermediate_size, text.hidden_size),
     }
     for tower, part in ((vision_cfg, vision), (text_cfg, text)):
         if part.layer_norm_eps != 1e-5:
@@ -74,20 +76,23 @@ def open_clip_config(model: "HuggingFaceEncoder", own_tokenizer: bool) -> dict[s
         text_cfg |= {"pool_type": "eos", "eos_id": text.eos_token_id}
     if own_tokenizer:
         text_cfg["hf_tokenizer_name"] = "."  # any name: beside a local config open_clip reads the folder itself
-    model_cfg = {
+    return {
         "embed_dim": config.projection_dim,
         "quick_gelu": ACTIVATIONS[acts.pop()],
         "vision_cfg": vision_cfg,
         "text_cfg": text_cfg,
     }
+
+
+def open_clip_preprocess(model: "DualEncoder") -> dict[str, Any]:
+    """`preprocess_cfg`: how pictures were resized when the model was tuned and measured here, whatever its original did."""
     mean, std = model.mean_C11.flatten().tolist(), model.std_C11.flatten().tolist()
-    preprocess = {
+    return {
         "mean": [round(m, 8) for m in mean],
         "std": [round(s, 8) for s in std],
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
 
 
 def clip_config(model: "OpenClipEncoder", tokenizer: Any) -> Any:
@@ -101,14 +106,26 @@ def clip_config(model: "OpenClipEncoder", tokenizer: Any) -> Any:
     config = model.model_config
     vision, text = config["vision_cfg"], config["text_cfg"]
     odd = [f"vision_cfg.{key}" for key in _said(vision, VISION_KEYS)] + [f"text_cfg.{key}" for key in _said(text, TEXT_KEYS)]
-    if type(model.backbone).__name__ != "CLIP" or model.logit_bias is not None or isinstance(vision.get("layers"), list) or odd:
-        why = f" ({', '.join(odd[:3])})" if odd else f" ({type(model.backbone).__name__})"
+    tower = getattr(model.backbone, "text", model.backbone)  # open_clip's "custom text" is the same tower one level down
+    if type(tower).__name__ not in ("CLIP", "TextTransformer"):
+        odd.append(f"a text tower {type(tower).__name__}")
+    if isinstance(vision.get("layers"), list):
+        odd.append("a ResNet")
+    if model.logit_bias is not None:
+        odd.append("a bias of the logits")
+    if text.get("pool_type", "argmax") not in ("argmax", "eos"):
+        odd.append(f"text_cfg.pool_type {text['pool_type']}")
+    if odd:
         raise ModelError(
-            f"'{model.name}' is built otherwise than {CUSTOM}{why}, so transformers' CLIPModel cannot hold it. "
-            "Export it as open_clip, onnx or torch-export."
+            f"'{model.name}' is built otherwise than {CUSTOM} ({', '.join(odd[:3])}), so transformers' CLIPModel cannot hold "
+            "it. Export it as open_clip, onnx or torch-export."
         )
     act = "quick_gelu" if config.get("quick_gelu") else "gelu"
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     towers = {}
     for kind, part, heads in (
         ("vision", vision, vision.get("width", 768) // vision.get("head_width", 64)),
@@ -162,6 +179,12 @@ def openai_tokenizer(model: "OpenClipEncoder") -> Any:
             json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": model.tokenizer.context_length or 77})
         )
         return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def _ratio(inner: int, width: int) -> float:
+    """What times `width` and cut to an integer, as open_clip does it, gives `inner`: the quotient may fall just short."""
+    ratio = inner / width
+    return ratio if int(width * ratio) == inner else math.nextafter(ratio, math.inf)
 
 
 def _said(part: Mapping[str, Any], known: set[str]) -> list[str]:

@@ -38,8 +38,10 @@ def _extra_parts(model: DualEncoder) -> list[str]:
     hooks = [
         f"a hook on {name or 'the model'}"
         for name, part in model.named_modules()
-        if part._forward_pre_hooks or part._forward_hooks
+        for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+        # transformers leaves its own behind once it was asked for hidden states; they only look
+        if not str(getattr(hook, "__module__", "")).startswith("transformers.")
     ]
     known = (HuggingFaceEncoder, OpenClipEncoder)
     other = [] if type(model) in known else [f"what the class {type(model).__name__} adds"]
-    return [*dict.fromkeys(modules + tensors), *hooks, *other]
+    return list(dict.fromkeys([*modules, *tensors, *hooks, *other]))

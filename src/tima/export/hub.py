@@ -40,9 +40,7 @@ def push_folder(folder: str | Path, repo: str, *, private: bool = True, force: b
         else:
             api.create_repo(repo, private=private)
         digest = json.loads((folder / "tima_export.json").read_text(encoding="utf-8"))["weights_sha256"]
-        info = api.upload_folder(
-            repo_id=repo, folder_path=str(folder), commit_message=f"Export by tima, weights {digest[:12]}"
-        )
+        info = api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message=f"Export by tima, weights {digest[:12]}")
     except TimaError:
         raise
     except Exception as error:  # no network, no login, no right: the client raises one kind for each

@@ -3,6 +3,7 @@
 Shapes: `B` images, `C` classes or channels, `D` embedding width, `H, W` pixels.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,17 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
         ModelError: an open_clip model of another build than OpenAI's CLIP, or parts that the format has no place for.
     """
     check_plain(model, "hf")
+    encoder = as_hugging_face(model)
     with _no_bar():
-        as_hugging_face(model).save_pretrained(folder)
+        encoder.save_pretrained(folder)
+    if encoder.backbone.config.model_type == "siglip":
+        _without_mask(folder / "tokenizer_config.json")
+
+
+def _without_mask(file: Path) -> None:
+    """SigLIP's texts see their padding. A tokenizer that also gave a mask would have the pipeline hide it, and answer otherwise."""
+    config = json.loads(file.read_text(encoding="utf-8")) | {"model_input_names": ["input_ids"]}
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def as_hugging_face(model: DualEncoder) -> HuggingFaceEncoder:
@@ -99,7 +109,9 @@ def _check_pipeline(folder: Path, probe: Probe, *, sigmoid: bool) -> float:
 
     with _no_bar():
         pipeline = transformers.pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
-    answers = pipeline(probe.pictures[0], candidate_labels=probe.class_names, hypothesis_template=probe.template.replace("{c}", "{}"))
+    answers = pipeline(
+        probe.pictures[0], candidate_labels=probe.class_names, hypothesis_template=probe.template.replace("{c}", "{}")
+    )
     scores = {answer["label"]: answer["score"] for answer in answers}
     logits_C = probe.logits_BC[0]
     wanted_C = logits_C.sigmoid() if sigmoid else logits_C.softmax(-1)

@@ -6,6 +6,7 @@ connector trained on them. A tuned tower goes in the place of the one it was tun
 Shapes: `B` images, `T` patches with the class token, `W` width of the tower.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,9 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
         values = config.to_dict() | {"architectures": [name], "dtype": "float32", "torch_dtype": "float32"}
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         # transformers 4 wants the prefix and 5 takes it: what LLaVA runs on is mostly the former
-        weights = {f"vision_model.{key}": value.detach().cpu().contiguous().clone() for key, value in tower.state_dict().items()}
+        weights = {
+            f"vision_model.{key}": value.detach().cpu().contiguous().clone() for key, value in tower.state_dict().items()
+        }
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
     write_preprocessor(folder, model.image_size, model.mean_C11.flatten().tolist(), model.std_C11.flatten().tolist())
 
@@ -58,7 +61,7 @@ def check(model: DualEncoder, folder: Path, probe: Probe, classes: "Classes | No
     pixel_BCHW = images(images=probe.pictures, return_tensors="pt")["pixel_values"]
     wanted_BCHW = normalised(model, probe.pixel_BCHW)
     found = {"pixels": compare("The preprocessed pixels", pixel_BCHW, wanted_BCHW, TOLERANCE)}
-    inner = as_hugging_face(model).backbone.vision_model
+    inner = copy.deepcopy(as_hugging_face(model).backbone.vision_model)  # transformers leaves hooks in what it is asked of
     with torch.no_grad():
         wanted = inner(pixel_values=wanted_BCHW.to(model.mean_C11.device), output_hidden_states=True)
         loaded = tower(pixel_values=pixel_BCHW, output_hidden_states=True)
@@ -97,7 +100,7 @@ def usage(model: DualEncoder, classes: "Classes | None" = None) -> str:
         f"from transformers import AutoImageProcessor, {name}\n\n"
         f'tower = {name}.from_pretrained("{{folder}}")\n'
         'processor = AutoImageProcessor.from_pretrained("{folder}")\n'
-        f"hidden = tower(**processor(photo, return_tensors=\"pt\"), output_hidden_states=True).hidden_states[{LAYER}]"
+        f'hidden = tower(**processor(photo, return_tensors="pt"), output_hidden_states=True).hidden_states[{LAYER}]'
     )
 
 

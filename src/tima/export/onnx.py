@@ -3,6 +3,10 @@
 Any number of pictures or texts at a time; pixels in [0, 1], normalised inside (see `graphs.py`). Compared in onnxruntime.
 """
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +34,7 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
     _import_extra()
     folder.mkdir(parents=True, exist_ok=True)
     beside = sum(p.numel() * 4 for p in model.parameters()) > ONE_FILE_BYTES
-    with plain_attention(model):
+    with plain_attention(model), _quiet():
         for graph in graphs(model, classes):
             try:
                 torch.onnx.export(
@@ -74,6 +78,20 @@ def usage(model: DualEncoder, classes: "Classes | None" = None) -> str:
         f'session = onnxruntime.InferenceSession("{{folder}}/{name}.onnx")\n'
         f'answer = session.run(None, {{"pixels": pixels}})[0]  # float32, n x 3 x {model.image_size} x {model.image_size}, in [0, 1]'
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on itself: operators of torchvision that nobody asked for, names that it derived."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _import_extra() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tima.errors import ModelError
-from tima.export.clip_config import OPENAI_VOCABULARY, open_clip_config
+from tima.export.clip_config import OPENAI_VOCABULARY, open_clip_config, open_clip_preprocess
 from tima.export.expressible import check_plain
 from tima.export.probe import TOLERANCE, Probe, compare, even_overhang, normalised
 from tima.models import DualEncoder
@@ -39,6 +39,8 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
     library = import_open_clip()
     if isinstance(model, OpenClipEncoder):
         model.save_pretrained(folder)
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        _write_config(folder, config["model_cfg"], open_clip_preprocess(model))
         return
     if not isinstance(model, HuggingFaceEncoder):
         raise ModelError(f"'{model.name}' is a {type(model).__name__}; only Hugging Face and open_clip models can be exported.")
@@ -46,12 +48,16 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
 
     own = not _is_openai_tokenizer(library, model)
     folder.mkdir(parents=True, exist_ok=True)
-    config = open_clip_config(model, own)
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_config(folder, open_clip_config(model, own), open_clip_preprocess(model))
     weights = to_openai({name: value.detach().cpu() for name, value in model.backbone.state_dict().items()})
     save_file({name: value.contiguous().clone() for name, value in weights.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
     if own:
         model.tokenizer.save_pretrained(folder)
+
+
+def _write_config(folder: Path, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any]) -> None:
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_openai_tokenizer(library: Any, model: HuggingFaceEncoder) -> bool:
@@ -78,9 +84,7 @@ def check(model: DualEncoder, folder: Path, probe: Probe, classes: "Classes | No
     loaded.eval()
     keep = [i for i, picture in enumerate(probe.pictures) if even_overhang(picture, model.image_size)]
     pixel_BCHW = torch.stack([preprocess(probe.pictures[i]) for i in keep])
-    found = {
-        "pixels": compare("The preprocessed pixels", pixel_BCHW, normalised(model, probe.pixel_BCHW[keep]), TOLERANCE)
-    }
+    found = {"pixels": compare("The preprocessed pixels", pixel_BCHW, normalised(model, probe.pixel_BCHW[keep]), TOLERANCE)}
     with torch.no_grad():
         image_BD = loaded.encode_image(pixel_BCHW, normalize=True)
         text_CD = loaded.encode_text(tokenizer(probe.texts), normalize=True)

@@ -73,9 +73,7 @@ def make_probe(
     if not bool(logits_BC.isfinite().all()):
         raise ExportError(f"'{model.name}' returns NaN or infinite logits: there is nothing to export. Check the checkpoint.")
     scale = float(model.logit_scale.detach())
-    return Probe(
-        pictures, pixel_BCHW, list(class_names), template, image_BD.cpu(), text_CD.cpu(), logits_BC.cpu(), scale
-    )
+    return Probe(pictures, pixel_BCHW, list(class_names), template, image_BD.cpu(), text_CD.cpu(), logits_BC.cpu(), scale)
 
 
 def normalised(model: DualEncoder, pixel_BCHW: Tensor) -> Tensor:

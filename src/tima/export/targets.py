@@ -39,5 +39,5 @@ TARGETS: dict[str, Target] = {
     "open_clip": Target("open_clip folder", open_clip.write, open_clip.check, open_clip.usage),
     "onnx": Target("ONNX graphs with a free batch size", onnx.write, onnx.check, onnx.usage),
     "torch-export": Target("torch.export programs (.pt2)", torch_export.write, torch_export.check, torch_export.usage),
-    "llava": Target("image tower for LLaVA and its kin", llava.write, llava.check, llava.usage),
+    "llava": Target("Image tower for LLaVA and its kin", llava.write, llava.check, llava.usage),
 }

@@ -28,9 +28,7 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
     with plain_attention(model):
         for graph in graphs(model, classes):
             try:
-                program = torch.export.export(
-                    graph.module.eval(), args=(), kwargs=graph.inputs, dynamic_shapes=graph.dynamic
-                )
+                program = torch.export.export(graph.module.eval(), args=(), kwargs=graph.inputs, dynamic_shapes=graph.dynamic)
             except Exception as error:  # each stage of torch.export raises its own
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ModelError(f"'{model.name}': torch.export cannot record {graph.name}: {first[:300]}") from error

@@ -46,13 +46,14 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenAI's and open_clip's names to those of `CLIPModel`.
+    """OpenAI's and open_clip's names to those of `CLIPModel`; text towers kept apart (`text.`, open_clip's custom text) too.
 
     Raises:
         ModelError: a name that OpenAI's CLIP with a vision transformer does not have.
     """
     found: dict[str, Tensor] = {}
     for name, value in weights.items():
+        name = name.removeprefix("text.")
         if name in OUTSIDE:
             found[OUTSIDE[name]] = value.T.contiguous() if name in TRANSPOSED else value
             continue
