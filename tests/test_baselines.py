@@ -16,7 +16,7 @@ from test_methods import D, Encoder, make_step
 from torch import Tensor, nn
 
 from tima.attacks import pgd
-from tima.config import train_recipe
+from tima.config import recipes_folder, train_recipe
 from tima.errors import TrainingError
 from tima.methods import METHODS
 from tima.methods.advflyp import AdvFlyp, AdvFlypConfig
@@ -365,6 +365,25 @@ def test_captions_come_from_the_set_or_from_class_names() -> None:
     assert picked == {"a cat.", "one cat."}
     batch = TrainBatch(torch.arange(5)[:, None], torch.arange(5), list("abcde"))
     assert [(p.label_B.tolist(), p.captions) for p in batch.parts(2)] == [([0, 1, 2], ["a", "b", "c"]), ([3, 4], ["d", "e"])]
+
+
+# recipes ------------------------------------------------------------------------------------------------------------
+
+PUBLISHED = sorted(p.stem for p in recipes_folder().glob("*-vit-*.yaml"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_are_valid_and_say_where_they_come_from(name: str) -> None:
+    recipe = train_recipe(name)
+    method = METHODS[recipe.method]
+    method(method.Config(**recipe.method_config))
+    header = [line for line in (recipes_folder() / f"{name}.yaml").read_text().splitlines() if line.startswith("#")]
+    text = " ".join(line.lstrip("# ") for line in header)
+    assert "Source: " in text and "arXiv" in text, "where the settings come from"
+    assert "Reported" in text, "the paper's figures, or that they are not stated"
+    assert f"tima train --recipe {name} " in text
+    warm = round(recipe.warmup * recipe.steps)
+    assert warm == pytest.approx(1400 if recipe.optimizer == "adamw" else 1000, abs=2)
 
 
 # the rest -----------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class AwpSettings(_Strict):
 class TrainRecipe(_Strict):
     """Settings of `tima train`."""
 
-    method: str = Field(default="tima", description="tima, tima-v1, tecoa, ft-clean; `tima methods` lists them")
+    method: str = Field(default="tima", description="tima, tima-v1, tecoa, fare, tga-zsr, ...; `tima methods` lists them")
     method_config: dict[str, Any] = Field(default={}, description="fields of the method's own configuration")
     model: str = Field(default="nano", description="the dual encoder to start from: nano, a folder, a run or a hub name")
     data: str = Field(default="pictures", description="training set: a name or a folder; ':train' is implied")

@@ -11,10 +11,17 @@ from tima.errors import RecipeError
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Any setting as key=value: lr=1e-4 attack.steps=3 method_config.w_mhe=2")
 ]
+TRAIN_HELP = """Fine-tune a model so that it withstands adversarial pictures.
+
+Modifiers combine with any method; each is a key=value word:
+
+lora.rank=8 (low-rank adapters), prompt.size=30 (visual prompt), awp.gamma=0.005 (weight perturbation), ema=0.999 (moving
+average), mix=0.7 (interpolation with the original), attack.kind=n-fgsm or fgsm (one cheap attack step), attack.align=0.2
+(GradAlign). docs/choosing.md says what for."""
 
 
 def add(app: typer.Typer) -> None:
-    app.command("train", help="Fine-tune a model so that it withstands adversarial pictures.")(train)
+    app.command("train", help=TRAIN_HELP, short_help="Fine-tune a model so that it withstands adversarial pictures.")(train)
     app.command("pretrain", help="Make a small CLIP from picture-text pairs and a teacher, as the embedded nano was made.")(
         pretrain
     )
@@ -23,7 +30,9 @@ def add(app: typer.Typer) -> None:
 def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run.")] = None,
-    method: Annotated[str | None, typer.Option(help="tima, tima-v1, tecoa, ft-clean (see: tima methods).")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="tima, tima-v1, tecoa, fare, tga-zsr, advflyp, ... (see: tima methods).")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="What to start from: nano, a folder, a run, a hub name.")
     ] = None,

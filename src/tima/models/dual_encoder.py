@@ -121,6 +121,7 @@ class DualEncoder(nn.Module, ABC):
 
     def prompted(self, image_BCHW: Tensor) -> Tensor:
         """Pixels with the visual prompt's frame added, where the model has one. They may leave [0, 1] there."""
+        # (26) visual prompt: x + std * frame, which is normalise(x) + frame
         return image_BCHW if self.prompt is None else image_BCHW + self.prompt() * self.std_C11
 
     def _normalised(self, image_BCHW: Tensor) -> Tensor:
