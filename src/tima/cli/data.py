@@ -29,18 +29,18 @@ def _plain(context: typer.Context) -> None:
 @app.command("list")
 def list_sets() -> None:
     """The embedded sets and those of the field, and which of them are here."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from tima.data.field import field_sets, field_version, sixteen
     from tima.data.places import data_home
     from tima.data.table import find_data, known_sets
 
-    embedded = Table("embedded", "role", "images", "classes", "licence", "what it is", box=None)
+    embedded = Table(Column("embedded", no_wrap=True), "role", "images", "classes", "licence", "what it is", box=None)
     for entry in known_sets():
         images = find_data(entry.name, "train" if entry.domain == "train" else None)
         embedded.add_row(entry.name, entry.domain, f"{len(images):,}", str(len(images.class_names)), entry.licence, entry.about)
     stdout().print(embedded)
-    table = Table("of the field", "16", "images", "classes", "metric", "here", "what it is", box=None)
+    table = Table(Column("of the field", no_wrap=True), "16", "images", "classes", "here", "what it is", box=None)
     for one in field_sets().values():
         split, count = next(iter(one.splits.items()))
         here = _where(one)
@@ -49,7 +49,6 @@ def list_sets() -> None:
             "16" if one.name in sixteen() else "",
             f"{count:,} {split}",
             str(one.classes or "captions"),
-            one.metric,
             "[dim]missing[/]" if here is None else "yes",
             one.about,
         )

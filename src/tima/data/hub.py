@@ -74,7 +74,7 @@ def read_hub(place: str, split: str | None = None, image_size: int = 224) -> Ima
 def _open(place: str, split: str | None) -> tuple[Any, str, str]:
     """The table with encoded pictures, the split's name, and what to call both in messages."""
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ImportError as error:
         raise DataError('Sets of the Hugging Face hub need the data extra: pip install "tima[data]".') from error
     name, _, config = place.partition("@")

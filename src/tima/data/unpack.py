@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from tima._files import atomic_folder, atomic_path
 from tima.errors import DataError, TimaError
@@ -70,7 +70,7 @@ def _unzip(archive: Path, part: Path) -> None:
         for info in members:
             if not info.is_dir() and PurePosixPath(info.filename).parts[0] != MAC:
                 with held.open(info) as stream:
-                    _write(stream, part / info.filename)  # type: ignore[arg-type]
+                    _write(stream, part / info.filename)
 
 
 def _check(archive: Path, name: str, kind: str | None) -> None:
@@ -87,7 +87,7 @@ def _check_room(archive: Path, sizes: Iterable[int], part: Path) -> None:
         raise TimaError(f"{archive} unpacks to {total:,} bytes; {part.parent} has room for {free:,}.")
 
 
-def _write(stream: BinaryIO, target: Path) -> None:
+def _write(stream: IO[bytes], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         shutil.copyfileobj(stream, file, 1 << 20)

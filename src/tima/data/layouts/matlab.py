@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tima.data.field import field_entry
 from tima.data.layouts.layout import Contents, Layout
 from tima.errors import DataError
@@ -26,8 +28,8 @@ def load_mat(file: Path) -> dict[str, Any]:
 
 def _flowers(home: Path, split: str) -> Contents:
     """`setid.mat`: picture numbers from 1 under `trnid`, `valid`, `tstid`; `imagelabels.mat`: all classes, from 1."""
-    chosen = load_mat(home / "setid.mat")[{"train": "trnid", "val": "valid", "test": "tstid"}[split]].tolist()
-    label_N = load_mat(home / "imagelabels.mat")["labels"].tolist()
+    chosen = np.ravel(load_mat(home / "setid.mat")[{"train": "trnid", "val": "valid", "test": "tstid"}[split]]).tolist()
+    label_N = np.ravel(load_mat(home / "imagelabels.mat")["labels"]).tolist()
     names = field_entry("flowers102").names
     assert isinstance(names, tuple)
     paths = [home / "jpg" / f"image_{number:05d}.jpg" for number in chosen]

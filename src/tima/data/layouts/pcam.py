@@ -12,7 +12,7 @@ from tima.errors import DataError
 
 def _h5py() -> Any:
     try:
-        import h5py
+        import h5py  # type: ignore[import-not-found]
     except ImportError as error:
         raise DataError(
             "PatchCamelyon's .h5 files are read with h5py: pip install h5py. Without it, take the shards: "

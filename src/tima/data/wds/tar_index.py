@@ -131,10 +131,20 @@ def _members(tar: tarfile.TarFile, bad: list[tuple[str, str]]) -> Iterator[tarfi
             bad.append(("(end of the shard)", f"the tar file is damaged or cut off there: {error}"))
             return
         if member is None:
+            if not _ends_here(tar):
+                bad.append(("(end of the shard)", "the tar file has no end mark: it is damaged or cut off there"))
             return
         first = False
         yield member
-        tar.members.clear()  # else every header stays in memory
+        tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
+
+
+def _ends_here(tar: tarfile.TarFile) -> bool:
+    """A block of zeros follows. `tarfile` takes a cut-off or damaged header for the end, too, and says nothing."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
 
 
 def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.TarFile, end: int) -> None:
