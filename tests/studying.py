@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 
+from tima.study import Store
+
 
 def build_world(tokenizer: Any, root: Path) -> Path:
     """`model`, `toy` (train, val and test) and `far` (test), all small."""
@@ -30,7 +32,7 @@ def study_values(world: Path, **changes: Any) -> dict[str, Any]:
             "val_every": 3,
             "val_samples": 8,
             "val_attack_steps": 1,
-            "save_every": 1,
+            "save_every": 2,
             "held_out_classes": 0.25,
             "precision": "fp32",
         },
@@ -57,6 +59,17 @@ def study_values(world: Path, **changes: Any) -> dict[str, Any]:
         ],
     }
     return {**values, **changes}
+
+
+def same(store: Store) -> dict[str, Any]:
+    """What must not depend on interruptions: everything but times, costs, and hashes of files that hold times."""
+    value = store.model_dump(mode="json")
+    for run in value["runs"]:
+        del run["cost"], run["summary"]["seconds"]
+        for result in run["results"]:
+            for key in ("sha256", "wall_time_s", "finished"):
+                del result[key]
+    return value
 
 
 def write_study(path: Path, values: dict[str, Any]) -> Path:

@@ -34,7 +34,8 @@ class PassMeter:
         fastest: wall time of the quickest step; the first ones of a process are slow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after_step: "Callable[[PassMeter], None] | None" = None) -> None:
+        self._after_step = after_step
         self.steps = self.images = self.forwards = self.backwards = self.texts = 0
         self.seconds = self.cpu_seconds = 0.0
         self.fastest = float("inf")
@@ -83,6 +84,8 @@ class PassMeter:
             self.seconds, self.fastest = self.seconds + took, min(self.fastest, took)
             self.cpu_seconds += time.process_time() - self._began[1]
             self._began = None
+            if self._after_step is not None:
+                self._after_step(self)
 
     def _count(self, model: DualEncoder) -> None:
         """Put counters before the model's ways in."""
@@ -122,9 +125,9 @@ class PassMeter:
 
 
 @contextmanager
-def measured() -> Iterator[PassMeter]:
-    """Measure the trainings that run inside the block, in this process."""
-    meter = PassMeter()
+def measured(after_step: Callable[[PassMeter], None] | None = None) -> Iterator[PassMeter]:
+    """Measure the trainings that run inside the block, in this process. `after_step` is called after each optimiser step."""
+    meter = PassMeter(after_step)
     handles = [
         register_module_forward_pre_hook(meter.enter),
         register_module_forward_hook(meter.leave),

@@ -92,7 +92,7 @@ class Study(_Part):
     data: list[str] = Field(default=[], description="training sets; by default the one of base")
     search: Search | None = None
     headline: Headline = Headline()
-    evaluate: list[Evaluation] = Field(min_length=1)
+    evaluate: list[Evaluation] = Field(default=[], description="empty: trainings with their validation, no results")
     reference: str = Field(description="the row that all others are tested against")
     rows: dict[str, Row] = Field(min_length=1)
     claims: list[Claim] = Field(default=[], description="sentences to be judged by the intervals, see `claims.py`")

@@ -70,7 +70,7 @@ def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -
         for data, protocol in wanted
         if state.evaluated(training.key, data, protocol)
     ]
-    cost, texts = folder / "cost.json", folder / "texts.json"
+    cost = folder / "cost.json"
     return KeptRun(
         row=training.row,
         key=training.key,
@@ -82,7 +82,7 @@ def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -
         recipe_sha256=str((summary or {}).get("recipe_sha256", "")),
         summary={key: summary[key] for key in SUMMARY if key in summary} if summary is not None else {},
         cost=read_object(cost) if cost.is_file() else {},
-        texts=read_object(texts) if texts.is_file() else {},
+        texts={path.stem: read_object(path) for path in sorted(folder.glob("texts/*.json"))},
         results=results,
         failures=_failures(folder),
     )

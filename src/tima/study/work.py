@@ -20,7 +20,9 @@ from tima.study.state import MISSING, Failure, State, evaluation_name, read_obje
 if TYPE_CHECKING:
     from tima.data import ImageSet
     from tima.models import DualEncoder
-    from tima.protocols import Protocol
+    from tima.study.passes import PassMeter
+
+BETWEEN = 2.0  # seconds between two writings of what a training has cost so far
 
 
 def describe(job: Job, state: State, threads: int | None) -> dict[str, Any]:
@@ -55,24 +57,39 @@ def perform(job: dict[str, Any]) -> None:
 
 
 def _train(job: dict[str, Any], state: State) -> None:
-    from tima._provenance import machine
     from tima.config import TrainRecipe
-    from tima.study.passes import measured, peak_memory
+    from tima.study.passes import PassMeter, measured
     from tima.train import train
 
     folder = state.run(job["key"])
+    kept = [time.monotonic()]
+
+    def now_and_then(meter: PassMeter) -> None:
+        """A kill right after the last step must not lose what the run cost."""
+        if time.monotonic() - kept[0] > BETWEEN:
+            _keep_cost(folder / "cost.json", meter)
+            kept[0] = time.monotonic()
+
     try:
-        with measured() as meter:
+        with measured(now_and_then) as meter:
             train(TrainRecipe(**job["recipe"]), folder, progress=False)
-        memory, of = peak_memory()
-        device = "cuda" if of == "gpu" else "cpu"
-        write_json(
-            folder / "cost.json",
-            {**meter.record(), "peak_memory_bytes": memory, "memory_of": of, "machine": machine(device)},
-        )
+        _keep_cost(folder / "cost.json", meter)
     except Exception as error:  # whatever went wrong belongs to this row and to no other
         traceback.print_exc()
         state.fail(job["key"], "train", _failure(error))
+
+
+def _keep_cost(path: Path, meter: "PassMeter") -> None:
+    """Write `cost.json`. Of several parts of a run the longest counts; the memory is the largest of all."""
+    from tima._provenance import machine
+    from tima.study.passes import peak_memory
+
+    before = read_object(path) if path.is_file() else {}
+    memory, of = peak_memory()
+    found = {**meter.record(), "memory_of": of, "machine": machine("cuda" if of == "gpu" else "cpu")}
+    if before.get("steps_measured", 0) > found.get("steps_measured", 0):
+        found = before
+    write_json(path, {**found, "peak_memory_bytes": max(memory, before.get("peak_memory_bytes", 0))})
 
 
 def _evaluate(job: dict[str, Any], state: State) -> None:
@@ -84,26 +101,25 @@ def _evaluate(job: dict[str, Any], state: State) -> None:
 
     folder, protocol = state.run(job["key"]), Protocol(**job["protocol"])
     model: DualEncoder | None = None
-    opened: list[ImageSet] = []
     for name in job["data"]:
         what = evaluation_name(name, protocol)
         if state.evaluated(job["key"], name, protocol) or state.failure(job["key"], what) is not None:
             continue
         try:
-            model = load_model(folder) if model is None else model
+            model = load_model(folder).to(find_device(None)) if model is None else model
             try:
                 images = find_data(name, None, model.image_size)
             except DataError as error:
                 state.fail(job["key"], what, Failure(MISSING, str(error)))
                 continue
-            opened.append(images)
+            # before the result, which marks the set as done
+            _look_at_texts(model, job["recipe"]["model"], images, folder / "texts" / f"{images.name}.json")
             evaluate(
                 model,
                 images,
                 protocol,
                 out=folder,
                 batch_size=job["batch_size"],
-                device=find_device(None),
                 progress=False,
                 model_name=job["model_name"],
                 train_data=job["recipe"]["data"],
@@ -111,22 +127,16 @@ def _evaluate(job: dict[str, Any], state: State) -> None:
         except Exception as error:  # as above
             traceback.print_exc()
             state.fail(job["key"], what, _failure(error))
-    if model is not None:
-        _look_at_texts(model, job["recipe"]["model"], opened, protocol, folder / "texts.json")
 
 
-def _look_at_texts(model: "DualEncoder", original: str, sets: "list[ImageSet]", protocol: "Protocol", path: Path) -> None:
-    """How the class texts of each set lie now and lay before, kept in `texts.json`."""
+def _look_at_texts(model: "DualEncoder", original: str, images: "ImageSet", path: Path) -> None:
+    """How the class texts of a set lie now and lay before, with its own prompts. One file each: jobs may run side by side."""
     from tima.models import load_model
     from tima.study.texts import text_spread
 
-    found = read_object(path) if path.is_file() else {}
-    before = load_model(original)
-    for images in sets:
-        if images.name not in found:
-            prompts = protocol.prompts(tuple(images.templates))
-            found[images.name] = text_spread(model.cpu(), before, images.class_names, prompts)
-    write_json(path, found)
+    if not path.is_file():
+        before = load_model(original).to(model.mean_C11.device)
+        write_json(path, text_spread(model, before, images.class_names, images.templates))
 
 
 def _failure(error: Exception) -> Failure:
