@@ -42,6 +42,20 @@ def setup_section(store: Store) -> Section:
     return Section("How it was made", text=text)
 
 
+def validation_section(store: Store) -> Section:
+    """Validation of every run, best first: all there is of a study that judges nothing."""
+    rows = []
+    done = [run for run in store.runs if run.summary]
+    for run in sorted(done, key=lambda run: -float(run.summary.get("best_score", 0))):
+        parts = [run.summary["val"].get(name, {}) for name in ("seen", "unseen")]
+        numbers = [percent(part[key]) if part else "" for part in parts for key in ("clean_accuracy", "robust_accuracy")]
+        score = percent(float(run.summary.get("best_score", 0)))
+        rows.append([_title(store, run.row), run.eps, str(run.seed), *numbers, score, str(run.summary.get("best_step", ""))])
+    columns = ["method", "eps", "seed", "seen clean", "seen robust", "unseen clean", "unseen robust", "score", "step"]
+    note = "In percent, of the kept checkpoint: held-out images (seen) and held-out classes (unseen) of the training set."
+    return Section("Validation", tables=[Table("Validation", columns, rows, note)])
+
+
 def search_section(store: Store) -> Section | None:
     """Winners, and every trial folded away."""
     if not store.searches:

@@ -14,6 +14,7 @@ from tima.study.background import (
     search_section,
     setup_section,
     trouble_section,
+    validation_section,
 )
 from tima.study.document import Document, Section
 from tima.study.fronts import standalone
@@ -65,7 +66,7 @@ def build(stores: Sequence[Store], title: str, made_by: str) -> Document:
         found: list[Section | None] = [setup_section(store)]
         for number, view in enumerate(views):
             found += accuracy_sections(view, reference, f"{name}-{number}")
-        found.append(verdict_section(store.study.get("claims", []), views[0]) if views else None)
+        found.append(verdict_section(store.study.get("claims", []), views[0]) if views else validation_section(store))
         found += [
             search_section(store),
             cost_section(store),
