@@ -22,8 +22,8 @@ class AdvFlypConfig(MethodConfig):
     w_feature: float = Field(1.0, ge=0, description="lambda of the feature regularisation. known: 1 (published code)")
     same_caption: Literal["positives", "negatives"] = Field(
         "positives",
-        description="images of the batch with the very same caption. positives: all of them are right; ours, so that captions "
-        "made from class names do not push a class apart. negatives: the published code. Without such images both are one",
+        description="images of the batch with the very same caption. positives: all of them are right; our reading, so that "
+        "captions made from class names push no class apart. negatives: the published code. Without such images both are one",
     )
 
 
