@@ -90,6 +90,33 @@ def test_cifar100_has_its_fine_labels(tmp_path: Path) -> None:
     assert images.class_names == ["apple", "aquarium fish", "baby"] and images.label_B.tolist() == [2, 0]
 
 
+class Python2(pickle._Pickler):
+    """Writes texts and bytes as Python 2 did, which is what the published batches are."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def save_text(self, value: str | bytes) -> None:
+        data = value if isinstance(value, bytes) else value.encode("latin1")
+        self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)  # type: ignore[attr-defined]
+
+    dispatch[str] = dispatch[bytes] = save_text
+
+
+def test_batches_that_python_2_wrote(tmp_path: Path) -> None:
+    folder = write_cifar10(tmp_path)
+    rows = np.arange(2 * 3072, dtype=np.int64).reshape(2, 3072).astype(np.uint8)
+    with (folder / "test_batch").open("wb") as file:
+        Python2(file, 2).dump({"data": rows, "labels": [0, 1], "filenames": ["a", "b"], "batch_label": "testing batch 1 of 1"})
+    assert b"_codecs" not in (folder / "test_batch").read_bytes()
+    images = find_data("cifar10-full", image_size=32)
+    assert images.label_B.tolist() == [0, 1]
+    assert np.array_equal(images[1][0].numpy().reshape(-1), rows[1])  # type: ignore[union-attr]
+    (tmp_path / "x").write_bytes(pickle.dumps(np.arange(3, dtype=">i4"), 2))
+    assert safe_load(tmp_path / "x").tolist() == [0, 1, 2] and np.dtype("i4").byteorder == "=", (
+        "NumPy's own types are untouched"
+    )
+
+
 class Harm:
     """What a malicious pickle looks like: a function call."""
 

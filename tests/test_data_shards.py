@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, png
 from file_server import serve
+from test_shards import free_port
 from torch import Tensor
 
 from tima.config import TrainRecipe
@@ -414,11 +415,11 @@ def test_real_processes_share_the_shards(tmp_path: Path, world: int) -> None:
         "-m",
         "torch.distributed.run",
         f"--nproc_per_node={world}",
-        "--master_port=0",
+        f"--master_port={free_port()}",
         str(tmp_path / "run.py"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "toy"), str(tmp_path / "out.json")], check=True, timeout=200, env=environment)
+    subprocess.run([*command, str(tmp_path / "toy"), str(tmp_path / "out.json")], check=True, timeout=100, env=environment)
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["world"] == world and len(found["seen"]) == world
     everything = [i for share in found["seen"] for i in share]

@@ -40,7 +40,7 @@ def _empty_array(kind: type, shape: tuple[int, ...], code: Any) -> np.ndarray:
 
 def _dtype(code: Any, *rest: Any) -> np.dtype:
     """Numbers of fixed size. Objects in an array would be pickles of their own."""
-    found = np.dtype(code)
+    found = np.dtype(code, copy=True)  # its state comes next, and NumPy's own uint8 must not get it
     if found.kind not in "biuf":
         raise _Refused(f"an array of {found}")
     return found
