@@ -11,6 +11,8 @@ from tima.serve.models import ServedModel
 from tima.serve.problems import Problem
 from tima.serve.schemas import AttackRequest
 
+DEFAULT_STEPS = 20
+
 
 def check_texts(classes: Sequence[str], templates: Sequence[str], limits: Limits) -> tuple[list[str], list[str]]:
     """Trimmed class names and the templates, the default one where there are none.
@@ -59,8 +61,9 @@ def check_attack(asked: AttackRequest, classes: Sequence[str], limits: Limits) -
     Raises:
         Problem: 422, more steps or a larger eps than allowed, or a label or target that is none of the classes.
     """
-    if asked.steps > limits.steps:
-        said = f"{asked.steps} steps are more than the {limits.steps} that are taken."
+    steps = min(DEFAULT_STEPS, limits.steps) if asked.steps is None else asked.steps
+    if steps > limits.steps:
+        said = f"{steps} steps are more than the {limits.steps} that are taken."
         raise Problem(422, said, where="steps", do="Send fewer.")
     if asked.eps > limits.eps * (1 + 1e-9):
         said = f"eps {format_eps(asked.eps)} is above {format_eps(limits.eps)}, the largest that is taken."
@@ -70,4 +73,4 @@ def check_attack(asked: AttackRequest, classes: Sequence[str], limits: Limits) -
         if name is not None and name.strip() not in classes:
             raise Problem(422, f"'{name}' is none of the classes.", where=what, do=f"Choose from: {', '.join(classes)}.")
         numbers.append(None if name is None else list(classes).index(name.strip()))
-    return Wanted(asked.eps, asked.steps, numbers[0], numbers[1], asked.random_start, asked.seed)
+    return Wanted(asked.eps, steps, numbers[0], numbers[1], asked.random_start, asked.seed)

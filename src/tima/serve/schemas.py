@@ -46,7 +46,7 @@ class AttackRequest(_PictureRequest):
     """A picture, class names, and how to attack."""
 
     eps: float = Field(default=4 / 255, gt=0, description="largest change of a pixel, as '4/255' or a number in [0, 1]")
-    steps: int = Field(default=20, ge=1, description="steps of PGD")
+    steps: int | None = Field(default=None, ge=1, description="steps of PGD; 20 by default, or the most that are allowed")
     label: str | None = Field(
         default=None, max_length=500, description="the right answer, to be driven away from; by default each model's own"
     )

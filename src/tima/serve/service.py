@@ -60,14 +60,16 @@ class Service:
               for name, room in self.rooms.items()),
             Gauge("tima_text_cache_entries", "Class texts kept.", lambda: len(self.texts)),
         ]  # fmt: skip
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self.batchers: dict[str, Batcher] = {}
+        self.ready = False
+
+    def start(self) -> None:
         self._pools = {
             name: ThreadPoolExecutor(size, thread_name_prefix=f"tima-{name}")
             for name, size in (("decode", 2), ("batch", 1), ("texts", 1), ("attack", 1))
         }
         self.batchers = {m.id: Batcher(m, self._pools["batch"], self.limits, self.metrics) for m in self.models.values()}
-        self.ready = False
-
-    def start(self) -> None:
         for batcher in self.batchers.values():
             batcher.start()
         self.runs.start()

@@ -1,6 +1,6 @@
 // The right column: each model's answer, and what an attack made of it.
 import { attack, classify } from "./api.js";
-import { stepChart } from "./charts.js";
+import { stepChart, stepKeys } from "./charts.js";
 import { byId, complain, debounce, el, percent, replace, say, swatch } from "./dom.js";
 import { common, modelOf, onChange, state } from "./state.js";
 
@@ -46,7 +46,7 @@ function goals() {
   const kept = select.value;
   replace(
     select,
-    el("option", { value: "" }, "away from each model's answer"),
+    el("option", { value: "" }, "away from its answer"),
     el("optgroup", { label: "away from" }, state.classes.map((name) => el("option", { value: `label:${name}` }, `away from ${name}`))),
     el("optgroup", { label: "to" }, state.classes.map((name) => el("option", { value: `target:${name}` }, `to ${name}`))),
   );
@@ -136,14 +136,14 @@ function card(result, hit, order) {
   const moved = hit && hit.adversarial.answer !== hit.clean.answer;
   return el(
     "article",
-    { class: "card answer", "aria-labelledby": `m-${model.id}` },
+    { class: `card answer ${hit ? "hit" : ""}`, "aria-labelledby": `m-${model.id}` },
     el("header", {}, swatch(model.series), el("h3", { id: `m-${model.id}` }, model.title), hit && el("span", { class: `pill ${moved ? "moved" : "held"}` }, moved ? "moved" : "held")),
     el("p", { class: "said" },
       moved && el("span", { class: "was" }, el("s", {}, hit.clean.answer), el("span", { "aria-hidden": "true" }, " → "), el("span", { class: "unseen" }, " became ")),
       el("b", {}, now.answer), " ", el("span", { class: "share" }, percent(share))),
     bars(result, hit, order, model.series),
     hit && pictures(hit),
-    hit && el("figure", { class: "plot" }, el("figcaption", {}, `The answer over ${attacked.steps} steps`), el("div", { class: "steps", "data-model": model.id }), el("p", { class: "note" }, kept(hit))),
+    hit && el("figure", { class: "plot" }, el("figcaption", {}, `The answer over ${attacked.steps} steps`), el("div", { class: "steps", "data-model": model.id }), stepKeys(hit.trace, hit.label, hit.adversarial.answer), el("p", { class: "note" }, kept(hit))),
   );
 }
 
@@ -174,6 +174,6 @@ function pictures(hit) {
   const one = (key, caption, alt) => el("figure", {}, el("img", { src: `data:image/png;base64,${hit.images[key]}`, alt, class: "pixels" }), el("figcaption", {}, caption));
   return el("div", { class: "triple" },
     one("clean", "before", "The picture as the model sees it"),
-    one("perturbation", `change × ${times}`, `What the attack adds, amplified ${times} times; grey is no change`),
+    one("perturbation", `change ×${times}`, `What the attack adds, amplified ${times} times; grey is no change`),
     one("adversarial", "after", "The attacked picture"));
 }

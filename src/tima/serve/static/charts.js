@@ -1,12 +1,10 @@
 // Small line charts and a scatter plot, drawn for the width they get, with text that stays readable.
-import { marker, percent, svg } from "./dom.js";
+import { el, marker, percent, svg, tenths } from "./dom.js";
 
-const ticks = (top) => [0, top / 2, top];
-
-function frame(width, height, pad, top, alt) {
+function frame(width, height, pad, top, step, alt) {
   const y = (value) => height - pad.bottom - ((height - pad.bottom - pad.top) * value) / top;
   const node = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": alt });
-  for (const value of ticks(top)) {
+  for (let value = 0; value <= top + 1e-9; value += step) {
     node.append(
       svg("line", { class: "grid", x1: pad.left, x2: width - pad.right, y1: y(value), y2: y(value) }),
       svg("text", { class: "tick", x: pad.left - 8, y: y(value) + 4, "text-anchor": "end" }, `${Math.round(100 * value)} %`),
@@ -17,47 +15,34 @@ function frame(width, height, pad, top, alt) {
 
 const line = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
-// labels at the right end, pushed apart until none covers another
-function spread(places, gap, low, high) {
-  const order = places.map((y, i) => ({ y, i })).sort((a, b) => a.y - b.y);
-  for (let k = 1; k < order.length; k++) order[k].y = Math.max(order[k].y, order[k - 1].y + gap);
-  const over = order.length ? order.at(-1).y - high : 0;
-  if (over > 0) {
-    order.at(-1).y -= over;
-    for (let k = order.length - 2; k >= 0; k--) order[k].y = Math.min(order[k].y, order[k + 1].y - gap);
-  }
-  const found = [];
-  for (const { y, i } of order) found[i] = Math.max(low, y);
-  return found;
-}
+const kindOf = (name, label, answer) => (name === label ? "label" : name === answer ? "taken" : "other");
 
 // how one model's shares move over the steps of an attack
 export function stepChart(trace, label, answer, width) {
   const rows = trace.probabilities;
   const last = rows.length - 1;
-  const end = trace.classes.map((name, c) => ({ name, c, share: rows[trace.kept_step][c] }));
-  const shown = end.filter(({ c, name }) => name === label || name === answer || Math.max(...rows.map((row) => row[c])) >= 0.06).slice(0, 5);
-  const longest = Math.max(...shown.map(({ name }) => name.length));
-  const room = Math.min(Math.max(60, 7 * Math.min(longest, 16) + 14), width * 0.36);
-  const pad = { left: 44, right: room, top: 10, bottom: 24 };
-  const height = 172;
-  const alt = `Shares over ${last} steps. ` + shown.map(({ name, c, share }) => `${name}: from ${percent(rows[0][c])} to ${percent(share)}`).join("; ") + ".";
-  const { node, y } = frame(width, height, pad, 1, alt);
+  const pad = { left: 48, right: 14, top: 8, bottom: 24 };
+  const height = 168;
+  const words = trace.classes.map((name, c) => `${name}: from ${percent(rows[0][c])} to ${percent(rows[trace.kept_step][c])}`);
+  const { node, y } = frame(width, height, pad, 1, 0.5, `Shares over ${last} steps. ${words.join("; ")}.`);
   const x = (step) => pad.left + ((width - pad.left - pad.right) * step) / Math.max(1, last);
-  for (const step of [...new Set([0, Math.round(last / 2), last])]) {
+  for (const step of new Set([0, Math.round(last / 2), last])) {
     const text = step === last && last > 3 ? `step ${step}` : `${step}`;
-    node.append(svg("text", { class: "tick", x: x(step), y: height - 6, "text-anchor": "middle" }, text));
+    node.append(svg("text", { class: "tick", x: x(step), y: height - 6, "text-anchor": step === last ? "end" : "middle" }, text));
   }
   const kept = x(trace.kept_step);
   node.append(svg("line", { class: "kept", x1: kept, x2: kept, y1: pad.top, y2: height - pad.bottom }));
-  const kind = (name) => (name === label ? "label" : name === answer ? "taken" : "other");
-  const places = spread(shown.map(({ c }) => y(rows[last][c]) + 4), 14, pad.top + 6, height - pad.bottom + 4);
-  for (const [k, { name, c }] of shown.entries()) {
-    node.append(svg("path", { class: `line ${kind(name)}`, d: line(rows.map((row, step) => [x(step), y(row[c])])) }));
-    const short = name.length > 16 ? `${name.slice(0, 15)}…` : name;
-    node.append(svg("text", { class: `end ${kind(name)}`, x: width - room + 8, y: places[k] }, short));
-  }
+  const order = { other: 0, taken: 1, label: 2 }; // what matters is drawn last, on top
+  const lines = trace.classes.map((name, c) => ({ c, kind: kindOf(name, label, answer) })).sort((a, b) => order[a.kind] - order[b.kind]);
+  for (const { c, kind } of lines) node.append(svg("path", { class: `line ${kind}`, d: line(rows.map((row, step) => [x(step), y(row[c])])) }));
   return node;
+}
+
+// which line is which, as text that can wrap
+export function stepKeys(trace, label, answer) {
+  const key = (kind, text) => el("li", { class: kind }, svg("svg", { viewBox: "0 0 18 6", "aria-hidden": "true" }, svg("path", { class: `line ${kind}`, d: "M1 3H17" })), text);
+  const others = trace.classes.filter((name) => kindOf(name, label, answer) === "other").length;
+  return el("ul", { class: "keys" }, key("label", label), label !== answer && key("taken", answer), others > 0 && key("other", `${others} others`));
 }
 
 // accuracy against eps with 95 % bands
@@ -65,14 +50,15 @@ export function epsChart(chart, rows, runs, width) {
   const pad = { left: 48, right: 18, top: 12, bottom: 44 };
   const height = Math.round(Math.min(380, Math.max(250, width * 0.5)));
   const high = Math.max(0.05, ...rows.flatMap((row) => row.points.filter(Boolean).map((point) => point.high)), chart.chance ?? 0);
-  const top = Math.min(1, Math.ceil(high * 10 + 0.2) / 10);
+  const step = [0.02, 0.05, 0.1, 0.2].find((size) => high / size <= 4) ?? 0.25;
+  const top = Math.min(1, step * Math.ceil(high / step));
   const levels = chart.norm === "l_inf" ? 255 : 1;
   const most = Math.max(...chart.eps) * levels || 1;
   const words = rows.map((row) => {
-    const known = row.points.map((point, k) => point && `${chart.labels[k]} ${percent(point.value)}`).filter(Boolean);
+    const known = row.points.map((point, k) => point && `${chart.labels[k]} ${tenths(point.value)}`).filter(Boolean);
     return `${runs.get(row.run).title}: ${known.join(", ")}`;
   });
-  const { node, y } = frame(width, height, pad, top, `Accuracy against eps. ${words.join(". ")}.`);
+  const { node, y } = frame(width, height, pad, top, step, `Accuracy against eps. ${words.join(". ")}.`);
   const x = (eps) => pad.left + ((width - pad.left - pad.right) * eps * levels) / most;
   let before = -Infinity;
   for (const [k, eps] of chart.eps.entries()) {
@@ -100,7 +86,7 @@ export function epsChart(chart, rows, runs, width) {
   for (const { series, points } of placed) {
     node.append(svg("path", { class: `line s${series}`, d: line(points.map((p) => [p.x, y(p.value)])) }));
     for (const p of points) {
-      const text = `${p.label}: ${percent(p.value)} (95 % interval ${percent(p.low)} to ${percent(p.high)}, ${p.n} images)`;
+      const text = `${p.label}: ${tenths(p.value)} (95 % interval ${tenths(p.low)} to ${tenths(p.high)}, ${p.n} images)`;
       node.append(svg("g", {}, svg("title", {}, text), marker(series, p.x, y(p.value), 4.2)));
     }
   }

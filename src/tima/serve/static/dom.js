@@ -1,4 +1,4 @@
-// Elements without innerHTML: what people typed is text and stays text. Styles go through the CSSOM, which the CSP allows.
+// Elements made node by node: what people typed is text and stays text. Styles go through the CSSOM, which the CSP allows.
 
 export function el(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
@@ -15,7 +15,7 @@ function fill(node, props, children) {
     else if (name === "vars") for (const [key, part] of Object.entries(value)) node.style.setProperty(key, part);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -28,8 +28,11 @@ export function replace(parent, ...children) {
 // one decimal below 10 %, so that small shares do not all read 0
 export function percent(share) {
   const value = 100 * share;
-  return `${value >= 9.95 || value < 0.05 ? Math.round(value) : value.toFixed(1)} %`;
+  return `${value >= 9.95 || value < 0.05 ? Math.round(value) : value.toFixed(1)}\u00a0%`;
 }
+
+// as the reports write accuracies
+export const tenths = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
 export const signed = (value, digits = 2) => `${value < 0 ? "\u2212" : ""}${Math.abs(value).toFixed(digits)}`;
 

@@ -8,6 +8,7 @@ const SIDE = 2048; // of a picture that has to be made smaller before it is sent
 let shownUrl = null;
 
 export function startPicture() {
+  byId("setup").open = matchMedia("(min-width: 821px)").matches; // on a phone the answers come first
   byId("file").addEventListener("change", (event) => take(event.target.files[0]));
   addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((item) => item.type.startsWith("image/"));
@@ -33,6 +34,7 @@ export function startPicture() {
     if (parts.includes("models")) models();
     if (parts.includes("samples")) samples();
     if (parts.includes("picture")) preview();
+    byId("setup-note").textContent = `${plural(state.classes.length, "name", "names")}, ${plural(state.chosen.length, "model", "models")}`;
   });
 }
 
@@ -87,6 +89,7 @@ function preview() {
   say(`Picture taken: ${state.picture.name}.`);
 }
 
+const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
 const lines = () => byId("classes").value.split("\n").map((line) => line.trim()).filter(Boolean);
 
 function note() {

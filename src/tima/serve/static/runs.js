@@ -1,7 +1,7 @@
 // Stored runs: accuracy against eps, the same as a table, and the reports.
 import { getRuns } from "./api.js";
 import { epsChart } from "./charts.js";
-import { byId, complain, debounce, el, percent, replace, swatch } from "./dom.js";
+import { byId, complain, debounce, el, replace, swatch, tenths } from "./dom.js";
 
 let found = null;
 let runs = new Map();
@@ -66,7 +66,7 @@ function legend(block) {
 
 function table(block) {
   const { labels, protocol } = chart();
-  const cell = (point) => (point ? el("td", { class: "num" }, percent(point.value), el("small", {}, `${percent(point.low).replace(" %", "")}–${percent(point.high)}`)) : el("td", { class: "num" }, "missing"));
+  const cell = (point) => (point ? el("td", { class: "num" }, tenths(point.value), el("small", {}, `${tenths(point.low).replace("\u00a0%", "")}–${tenths(point.high)}`)) : el("td", { class: "num" }, "missing"));
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Accuracy as a table" },
     el("table", { class: "plain" },
       el("caption", { class: "unseen" }, `Accuracy on ${block.title} under ${protocol}, with 95 % intervals`),
