@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import build_tiny_clip, make_image_set, write_image_folder
+from test_open_clip import CONFIGS, needs_open_clip, write_model
 from torch import Tensor, nn
 
 from tima._files import sha256_file
@@ -144,6 +145,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     files += ["model/visual_prompt.safetensors"] if settings.prompt else []
     for file in files:
         assert sha256_file(tmp_path / "whole" / file) == sha256_file(tmp_path / "cut" / file), file
+
+
+@pytest.mark.parametrize(
+    ("modifier", "lr"), [("lora", 0.02), ("prompt alone", 0.3), ("awp", 3e-3), ("n-fgsm", 3e-3), ("align", 3e-3)]
+)
+def test_a_batch_is_learned(tokenizer, modifier: str, lr: float) -> None:  # type: ignore[no-untyped-def]
+    bench = Bench(tokenizer, recipe(lr=lr, augment="none", **MODIFIERS[modifier]))
+    losses = [float(bench.step(number).terms["ce"]) for number in range(12)]
+    assert losses[-1] < 0.95 * losses[0], losses
 
 
 # low-rank adapters --------------------------------------------------------------------------------------------------
@@ -320,6 +330,31 @@ def test_a_damaged_or_foreign_prompt_is_refused(tokenizer, tmp_path: Path, conte
         save_file({"value_K": torch.zeros(5)}, file, metadata={"padding_prompt": '{"size": 3}'})
     with pytest.raises(ModelError, match=r"visual_prompt\.safetensors"):
         load_model(tmp_path)
+
+
+@needs_open_clip
+def test_prompt_and_adapters_on_an_open_clip_model(tmp_path: Path) -> None:
+    """The prompt lies in open_clip's folder too; adapters go where its attention calls its layers; no patches for TGA-ZSR."""
+    model = with_prompt(load_model(write_model(tmp_path / "model", CONFIGS["clip"])))
+    model.save_pretrained(tmp_path / "copy")
+    image = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.encode_image(image)
+        for place in (tmp_path / "copy", f"local-dir:{tmp_path / 'copy'}"):
+            assert torch.equal(load_model(place).encode_image(image), expected)
+        model.prompt = None
+        assert float((model.encode_image(image) - expected).abs().max()) > 1e-3
+    with pytest.raises(ModelError, match="no patch embeddings"):
+        model.encode_patches(image)
+    pytest.importorskip("peft")
+    lora, params = attached(model, rank=2)
+    assert params and all(".mlp." in name for name in params)
+    with torch.no_grad():
+        for p in params.values():
+            p.normal_(0, 0.3)
+        tuned = model.encode_image(image)
+        with lora.outgoing():
+            torch.testing.assert_close(model.encode_image(image), tuned, atol=1e-5, rtol=1e-5)
 
 
 # weight perturbation ------------------------------------------------------------------------------------------------
