@@ -103,9 +103,10 @@ def accuracy_sections(view: View, reference: str, key: str) -> list[Section]:
             svg = front_svg(view, column, name)
             figures.append(Figure(f"Accuracy and robustness at {column}", svg, name, alt_text(found, front(found), column)))
     tables = [_table(view, AVERAGE)] if view.zero_shot else []
-    tables += [_tests_table("Against the reference, on the average", averages)] if averages else []
+    tables += [_matrix(view, averages)] if averages else []
     by_set = tests(view, reference, view.data)
-    folded = [_table(view, data) for data in view.data]
+    folded = [_tests_table("Against the reference, on the average, with p", averages)] if averages else []
+    folded += [_table(view, data) for data in view.data]
     folded += [_tests_table("Against the reference, set by set", by_set)] if by_set else []
     return [Section(title, text=text, tables=tables, figures=figures, folded=folded)]
 
@@ -172,6 +173,23 @@ def _cell(number: Number | None, view: View, line: Line, where: str) -> str:
         return f"missing: {have} of {len(sets)} sets" if len(sets) > 1 else "missing"
     spread = "" if number.spread is None else f" ± {percent(number.spread)}"
     return f"{percent(number.value)} ({_range(number)}){spread}"
+
+
+def _matrix(view: View, found: list[Test]) -> Table:
+    """Differences at a glance, a row a method; a star marks what is significant."""
+    rows = []
+    for line in dict.fromkeys(id(t.line) for t in found):
+        mine = {t.column: t for t in found if id(t.line) == line}
+        first = next(iter(mine.values()))
+        cells = [_difference(mine[column]) if column in mine else "" for column in view.columns]
+        rows.append([f"{first.line.name} − {first.reference.name}", *cells])  # noqa: RUF001 (a minus sign)
+    note = "Percentage points with a 95 % interval; * is significant after Holm, see the table with p below."
+    return Table("Against the reference, on the average", ["methods", *view.columns], rows, note)
+
+
+def _difference(test: Test) -> str:
+    star = " *" if test.significant else ""
+    return f"{_points(test.paired.value)} ({_points(test.paired.low)} to {_points(test.paired.high)}){star}"
 
 
 def _tests_table(title: str, found: list[Test]) -> Table:

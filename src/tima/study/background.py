@@ -1,6 +1,5 @@
 """What stands behind the comparison: how it was made, searches, costs, margins, trouble, and where numbers come from."""
 
-import json
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any
@@ -32,8 +31,8 @@ def setup_section(store: Store) -> Section:
             + f"; the winner has the highest mean of {rule} on held-out images and held-out classes of the training set. No "
             "evaluation set was opened for it."
         )
-    machines = {json.dumps(run.cost.get("machine"), sort_keys=True): run.cost["machine"] for run in store.runs if run.cost}
-    words = [f"{m.get('gpu') or m.get('cpu')}, {m.get('threads')} thread(s) a worker" for m in machines.values() if m]
+    machines = [run.cost["machine"] for run in store.runs if run.cost.get("machine")]
+    words = [f"{m.get('gpu') or m.get('cpu')}, {m.get('threads')} thread(s) a worker" for m in machines]
     if words:
         text.append(f"Trained on {listing(list(dict.fromkeys(words)))}.")
     versions = [run.summary["versions"] for run in store.runs if run.summary.get("versions")]

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 SIZE = (5.2, 3.6)  # inches
 LETTER, HEIGHT = 0.011, 0.045  # of a label, as shares of the figure's axes
-SPOTS = ((6, 0, "left"), (-6, 0, "right"), (0, 8, "center"), (0, -8, "center"), (6, 9, "left"), (6, -9, "left"))
+# offsets of a label in points; the diagonal ones first, where no interval is drawn through the name
+SPOTS = (
+    (5, 6, "left"),
+    (-5, 6, "right"),
+    (5, -7, "left"),
+    (-5, -7, "right"),
+    (7, 0, "left"),
+    (-7, 0, "right"),
+    (0, 11, "center"),
+    (8, 14, "left"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def front_svg(view: View, column: str, key: str) -> str:
         x, y = 100 * p.clean.value, 100 * p.robust.value
         axes.plot([100 * p.clean.low, 100 * p.clean.high], [y, y], color=SERIES[number], linewidth=0.8, alpha=0.35)
         axes.plot([x, x], [100 * p.robust.low, 100 * p.robust.high], color=SERIES[number], linewidth=0.8, alpha=0.35)
-        axes.plot([x], [y], color=SERIES[number], marker=MARKERS[number], markersize=6, zorder=3)
+        axes.plot([x], [y], color=SERIES[number], marker=MARKERS[number], markersize=6, zorder=3, clip_on=False)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("clean accuracy, zero-shot average, %")
     axes.set_ylabel(f"robust accuracy at {column}, %")

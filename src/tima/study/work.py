@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tima._files import write_json
 from tima.errors import DataError
 from tima.study.jobs import Job
-from tima.study.state import MISSING, Failure, State, evaluation_name, read_object
+from tima.study.state import MISSING, Failure, State, evaluation_name, read_object, set_name
 
 if TYPE_CHECKING:
     from tima.data import ImageSet
@@ -108,7 +109,8 @@ def _evaluate(job: dict[str, Any], state: State) -> None:
         try:
             model = load_model(folder).to(find_device(None)) if model is None else model
             try:
-                images = find_data(name, None, model.image_size)
+                # results are looked for by the name that the study uses, whatever the folder calls itself
+                images = replace(find_data(name, None, model.image_size), name=set_name(name))
             except DataError as error:
                 state.fail(job["key"], what, Failure(MISSING, str(error)))
                 continue
