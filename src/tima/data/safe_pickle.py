@@ -1,7 +1,7 @@
 """`safe_load`: pickles of arrays and plain values, read without running what is in them.
 
-CIFAR's batches are pickles, and an ordinary `pickle.load` calls whatever function the file names. This one knows five
-names, those that NumPy's own arrays are made of, and refuses every other by its name.
+CIFAR's batches are pickles, and an ordinary `pickle.load` calls whatever function the file names. This one knows the
+few names that arrays of numbers and bytes are made of, with functions of its own behind them, and refuses every other.
 """
 
 import io
