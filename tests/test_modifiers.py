@@ -299,6 +299,14 @@ def test_a_prompt_trained_alone_is_stored_beside_untouched_weights(world: dict[s
         train(more, tmp_path / "more", progress=False)
 
 
+def test_the_frame_tells_results_apart(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    from tima.evaluation.subject import weights_sha256
+
+    plain, framed, other = build_tiny_clip(tokenizer), with_prompt(build_tiny_clip(tokenizer)), build_tiny_clip(tokenizer)
+    with_prompt(other).prompt.value_K.mul_(2)  # type: ignore[union-attr]
+    assert len({weights_sha256(model) for model in (plain, framed, other)}) == 3
+
+
 def test_weight_decay_leaves_the_frame_alone_and_it_has_its_own_rate(tokenizer) -> None:  # type: ignore[no-untyped-def]
     bench = Bench(tokenizer, recipe(prompt={"size": 3, "lr_scale": 7, "init": 1.0}, weight_decay=0.1))
     assert bench.student.prompt is not None
