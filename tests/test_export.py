@@ -188,7 +188,7 @@ def test_hooks_and_overridden_encoders_are_refused(tokenizer: Any, tmp_path: Pat
         hooked.backbone.vision_model(pixel_values=torch.rand(1, 3, 16, 16), output_hidden_states=True)
     export_model(hooked, "hf", tmp_path / "looked-into")
     hooked.backbone.vision_model.register_forward_pre_hook(lambda *_: None)
-    with pytest.raises(ModelError, match="a hook on backbone.vision_model"):
+    with pytest.raises(ModelError, match=r"a hook on backbone\.vision_model"):
         export_model(hooked, "hf", tmp_path / "out")
 
     class Defended(HuggingFaceEncoder):
@@ -247,7 +247,7 @@ def test_only_an_export_is_replaced_and_only_when_asked(tiny_clip: HuggingFaceEn
 
 
 def test_unknown_targets_are_named(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no export 'tflite'. Known are: hf, open_clip, onnx, torch-export, llava"):
+    with pytest.raises(ModelError, match=r"no export 'tflite'\. Known are: hf, open_clip, onnx, torch-export, llava"):
         export_model(tiny_clip, ["hf", "tflite"], tmp_path / "out")
     with pytest.raises(ModelError, match="Known are"):
         export_model(tiny_clip, [], tmp_path / "out")

@@ -42,7 +42,7 @@ def test_the_config_says_how_the_model_is_built(tokenizer: Any) -> None:
 
 
 def test_what_open_clip_cannot_build_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(ModelError, match="is a SiglipModel.*export this one as hf"):
+    with pytest.raises(ModelError, match=r"is a SiglipModel.*export this one as hf"):
         open_clip_config(tiny_siglip(tokenizer), own_tokenizer=True)
     mixed = build_tiny_clip(tokenizer)
     mixed.backbone.config.text_config.hidden_act = "gelu"

@@ -8,12 +8,13 @@ import hashlib
 import io
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from tima._files import atomic_folder
@@ -142,7 +143,7 @@ def _run(
 def _checked_size(model: Any, processor: Any) -> int:
     """The side of the model's grid, once it is clear that model and processor are what they should be."""
     kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-    if kind not in FAMILIES or not isinstance(model, torch.nn.Module):
+    if kind not in FAMILIES:
         known = ", ".join(family[0] for family in FAMILIES.values())
         raise ModelError(f"robustify takes a {known} of Hugging Face transformers, not a {type(model).__name__} ('{kind}').")
     tokenizer, images = getattr(processor, "tokenizer", None), getattr(processor, "image_processor", None)
@@ -162,8 +163,8 @@ def _checked_size(model: Any, processor: Any) -> int:
     found = _levels(images, [Image.new("RGB", (size + 9, 2 * size))]).shape
     if found != (1, 3, size, size):
         raise ModelError(
-            f"The image processor makes pictures of {' x '.join(map(str, found[1:]))}, the model takes 3 x {size} x {size}: they "
-            "do not belong together."
+            f"The image processor makes pictures of {' x '.join(map(str, found[1:]))}, the model takes 3 x {size} x {size}: "
+            "they do not belong together."
         )
     return size
 
@@ -173,10 +174,23 @@ def _write_start(model: Any, processor: Any, size: int, folder: Path) -> None:
     images = processor.image_processor
     plain = not getattr(images, "do_normalize", True)
     mean, std = ([0.0] * 3, [1.0] * 3) if plain else (images.image_mean, images.image_std)
-    with atomic_folder(folder) as part, _no_bar():
+    with atomic_folder(folder) as part, _no_bar(), _same_config(model):
         model.save_pretrained(part, safe_serialization=True)
         processor.tokenizer.save_pretrained(part)
         write_preprocessor(part, size, mean, std)
+
+
+@contextmanager
+def _same_config(model: Any) -> Iterator[None]:
+    """Put back what saving writes into the model's own configs: its class and precision."""
+    configs = {id(c): c for part in model.modules() if (c := getattr(part, "config", None)) is not None}
+    before = {key: dict(vars(config)) for key, config in configs.items()}
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            vars(config).clear()
+            vars(config).update(before[key])
 
 
 def _training_set(data: Any, image_processor: Any, size: int) -> tuple[ImageSet | None, str]:

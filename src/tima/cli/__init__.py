@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tima.cli import attack, data, demo, evaluate, lists, predict, probe, report, serve, study, train
+from tima.cli import attack, data, demo, evaluate, export, lists, predict, probe, report, serve, study, train
 from tima.errors import TimaError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ study.add(app)
 predict.add(app)
 attack.add(app)
 probe.add(app)
+export.add(app)
 demo.add(app)
 serve.add(app)
 data.add(app)

@@ -126,7 +126,7 @@ def clip_config(model: "OpenClipEncoder", tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    towers = {}
+    towers: dict[str, Any] = {}
     for kind, part, heads in (
         ("vision", vision, vision.get("width", 768) // vision.get("head_width", 64)),
         ("text", text, text.get("heads", 8)),
@@ -167,7 +167,7 @@ def openai_tokenizer(model: "OpenClipEncoder") -> Any:
             "Export the model as open_clip, onnx or torch-export."
         )
     merges_file = Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
-    merges = gzip.open(merges_file).read().decode("utf-8").split("\n")[1 : OPENAI_MERGES + 1]
+    merges = gzip.decompress(merges_file.read_bytes()).decode("utf-8").split("\n")[1 : OPENAI_MERGES + 1]
     signs = _byte_signs()
     entries = [*signs, *(sign + "</w>" for sign in signs), *(merge.replace(" ", "") for merge in merges), START, END]
     with tempfile.TemporaryDirectory() as name:

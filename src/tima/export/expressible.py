@@ -21,8 +21,8 @@ def check_plain(model: DualEncoder, target: str) -> None:
     """
     if extra := _extra_parts(model):
         raise ModelError(
-            f"'{model.name}' cannot be exported as {target}: it also holds {', '.join(extra[:4])}, for which that format has no "
-            f"place, and without it the model would be another. Export it as {GRAPHS}."
+            f"'{model.name}' cannot be exported as {target}: it also holds {', '.join(extra[:4])}, for which that format has "
+            f"no place, and without it the model would be another. Export it as {GRAPHS}."
         )
     if adapters := [name for name, _ in model.backbone.named_parameters() if ".lora_" in name]:
         raise ModelError(

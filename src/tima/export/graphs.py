@@ -87,7 +87,7 @@ def graphs(model: DualEncoder, classes: "Classes | None") -> list[Graph]:
     tokens = model_tokens(model, ["a cat", "a photo of a small dog"])
     axes: dict[int, Dim] = {0: Dim("texts", min=1)}
     if can_shorten(model):
-        axes[1] = Dim("tokens", min=2, max=int(model.context_length))  # type: ignore[attr-defined]
+        axes[1] = Dim("tokens", min=2, max=_context_length(model))
     made = [
         Graph("image_encoder", ImageGraph(model), {"pixels": pixels}, "image_embeds", free),
         Graph("text_encoder", TextGraph(model), tokens, "text_embeds", {name: dict(axes) for name in tokens}),
@@ -104,9 +104,15 @@ def can_shorten(model: DualEncoder) -> bool:
 
 def model_tokens(model: DualEncoder, texts: list[str]) -> dict[str, Tensor]:
     """Tokens as the graph takes them. Towers of open_clip take the full length."""
-    if can_shorten(model) or isinstance(model, HuggingFaceEncoder):
+    if isinstance(model, HuggingFaceEncoder):
         return {name: value.to(model.mean_C11.device) for name, value in model.tokenize(texts).items()}
-    return {"input_ids": model.tokenizer(texts).to(model.mean_C11.device)}  # type: ignore[operator, attr-defined]
+    tokenizer: Any = model.tokenizer
+    return {"input_ids": tokenizer(texts).to(model.mean_C11.device)}
+
+
+def _context_length(model: DualEncoder) -> int:
+    holder: Any = model if isinstance(model, HuggingFaceEncoder) else model.tokenizer
+    return int(holder.context_length)
 
 
 @contextmanager
@@ -131,7 +137,7 @@ def write_facts(model: DualEncoder, folder: Path, classes: "Classes | None") -> 
         "logit_scale": float(model.logit_scale.detach()),
         "logit_bias": 0.0 if bias is None else float(bias.detach()),
         "tokens": "padded to the longest text" if can_shorten(model) else "padded to the full length",
-        "context_length": int(getattr(model, "context_length", 0) or model.tokenizer.context_length),  # type: ignore[union-attr]
+        "context_length": _context_length(model),
     }
     if classes is not None:
         facts["classes"] = list(classes.names)

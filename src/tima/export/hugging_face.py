@@ -39,7 +39,7 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
 
 
 def _without_mask(file: Path) -> None:
-    """SigLIP's texts see their padding. A tokenizer that also gave a mask would have the pipeline hide it, and answer otherwise."""
+    """SigLIP's texts see their padding: with a tokenizer that also gave a mask, the pipeline would answer otherwise."""
     config = json.loads(file.read_text(encoding="utf-8")) | {"model_input_names": ["input_ids"]}
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

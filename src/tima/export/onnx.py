@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,8 @@ def usage(model: DualEncoder, classes: "Classes | None" = None) -> str:
     return (
         "import onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("{{folder}}/{name}.onnx")\n'
-        f'answer = session.run(None, {{"pixels": pixels}})[0]  # float32, n x 3 x {model.image_size} x {model.image_size}, in [0, 1]'
+        f"# pixels: float32, n x 3 x {model.image_size} x {model.image_size}, in [0, 1]\n"
+        'answer = session.run(None, {"pixels": pixels})[0]'
     )
 
 
@@ -95,12 +97,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _import_extra() -> None:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ModelError(f"ONNX export needs {error.name}, which is not installed: pip install 'tima[onnx]'") from error
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ModelError(f"ONNX export needs {name}, which is not installed: pip install 'tima[onnx]'") from error
 
 
 def _last_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """An open_clip folder: `create_model_and_transforms("local-dir:FOLDER")` and `get_tokenizer` load it.
 
 `open_clip_config.json` says how the model is built (`quick_gelu` too), the safetensors hold it under open_clip's names.
-Tokenizers: open_clip's own is OpenAI's, for a vocabulary of 49,408. Where the model's tokenizer is that one, the folder names no
-other. Where it is not, its files lie in the folder and the config says so (`hf_tokenizer_name`).
+Tokenizers: open_clip's own is OpenAI's, for a vocabulary of 49,408. Where the model's is that one, the folder names no other;
+where it is not, its files lie in the folder and the config says so (`hf_tokenizer_name`).
 
 Shapes: `B` images, `C` classes or channels, `D` embedding width, `H, W` pixels.
 """
