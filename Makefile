@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow agreement bench lint clean
+.PHONY: setup demo test test-slow site agreement bench lint clean
 
 setup:
 	@$(PYTHON) tools/setup_env.py --venv $(VENV)
@@ -17,6 +17,11 @@ test: setup
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
+
+# the documentation, into build/site; a broken link fails
+site: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@$(BIN)/python -m mkdocs build --strict
 
 # compared with other libraries, which benchmarks/README.md says how to install
 agreement: setup

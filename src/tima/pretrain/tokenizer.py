@@ -16,6 +16,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, context
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
+    from transformers import __version__ as version
 
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=END))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
@@ -35,14 +36,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, context
     tokens = dict.fromkeys([*alphabet, *(a + "</w>" for a in alphabet), *("".join(m) for m in merges), START, END])
     vocab = {token: index for index, token in enumerate(tokens)}
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = CLIPTokenizer(
-        vocab=vocab,
-        merges=merges,  # type: ignore[arg-type]
-        unk_token=END,
-        bos_token=START,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=context_length,
-    )
+    special = dict(unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=context_length)
+    if int(version.split(".")[0]) >= 5:
+        tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, **special)  # type: ignore[arg-type]
+    else:  # before 5 the class of this name is slow and written in Python; both read files only
+        from transformers import CLIPTokenizerFast
+
+        (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+        lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        tokenizer = CLIPTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"), **special)
     tokenizer.save_pretrained(folder)
     return tokenizer
