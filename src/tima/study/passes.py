@@ -5,7 +5,6 @@ optimiser step, so that a run that was stopped and went on reports the same. Glo
 change to the trainer. Shapes: `B` images, `C` channels, `H, W` pixels.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -149,5 +148,7 @@ def peak_memory() -> tuple[int, str]:
         lines = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
         if lines:
             return int(lines[0].split()[1]) * 1024, "process"
+    import resource  # not on every system
+
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(largest if sys.platform == "darwin" else largest * 1024), "process"

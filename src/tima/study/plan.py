@@ -45,9 +45,12 @@ def kind_of(recipe: TrainRecipe) -> str:
 
 def time_step(recipe: TrainRecipe) -> dict[str, float]:
     """Seconds of a step and its passes, measured by training a few steps in a folder that is removed afterwards."""
+    from transformers.utils.logging import disable_progress_bar
+
     from tima.study.passes import measured
     from tima.train import train
 
+    disable_progress_bar()
     short = {"steps": STEPS, "val_every": STEPS, "val_samples": 4, "val_attack_steps": 1, "save_every": STEPS}
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tima-plan-") as folder, measured() as meter:

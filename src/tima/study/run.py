@@ -25,7 +25,7 @@ from tima.study.state import Failure, State, evaluation_name
 from tima.study.work import describe, perform
 
 POLL = 0.2  # seconds
-ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ASKED_TO_END = {getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)}
 
 
 @dataclass
@@ -65,7 +65,7 @@ def run_study(
         progress: show a board.
 
     Raises:
-        TimaError: another study is at work in the folder, the folder holds another study, the disk is full.
+        TimaError: another study is at work in the folder, or the disk is full.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,9 @@ class _Course:
                 stderr=out,
                 env=self._environment(slot),
                 start_new_session=True,  # Ctrl-C ends the study, which then ends its workers
-                pass_fds=(self.lock.fileno(),),  # the folder is taken for as long as a worker lives
+                pass_fds=(self.lock.fileno(),)
+                if os.name == "posix"
+                else (),  # the folder is taken for as long as a worker lives
             )
         _pin(process.pid, _share(self.cores, slot, self.threads))
         self.running.append(Worker(slot, job, process))
@@ -180,7 +182,7 @@ class _Course:
     def _crashed(self, worker: Worker, code: int) -> None:
         """The process ended without a word: that is a failure of this job too."""
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        hint = "; the system may have run out of memory" if code == -signal.SIGKILL else ""
+        hint = "; the system may have run out of memory" if why.endswith("SIGKILL") else ""
         failure = Failure("crash", f"The process ended with {why}{hint}. See log.txt in the run's folder.")
         job = worker.job
         if job.protocol is None:

@@ -46,10 +46,12 @@ def describe(job: Job, state: State, threads: int | None) -> dict[str, Any]:
 
 def perform(job: dict[str, Any]) -> None:
     """Do it. Errors of the work end in a file of the run's folder, never in an exception: other jobs go on."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of saved and loaded weights; the board shows the progress
     state = State(Path(job["folder"]))
     if job["threads"]:
-        import torch
-
         torch.set_num_threads(job["threads"])
     if "protocol" in job:
         _evaluate(job, state)
@@ -94,7 +96,8 @@ def _keep_cost(path: Path, meter: "PassMeter") -> None:
 
 
 def _evaluate(job: dict[str, Any], state: State) -> None:
-    from tima.cli.jobs import find_device
+    import torch
+
     from tima.data import find_data
     from tima.evaluate import evaluate
     from tima.models import load_model
@@ -107,7 +110,7 @@ def _evaluate(job: dict[str, Any], state: State) -> None:
         if state.evaluated(job["key"], name, protocol) or state.failure(job["key"], what) is not None:
             continue
         try:
-            model = load_model(folder).to(find_device(None)) if model is None else model
+            model = load_model(folder).to("cuda" if torch.cuda.is_available() else "cpu") if model is None else model
             try:
                 # results are looked for by the name that the study uses, whatever the folder calls itself
                 images = replace(find_data(name, None, model.image_size), name=set_name(name))
