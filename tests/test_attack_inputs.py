@@ -1,13 +1,15 @@
 """Every attack says what is wrong with its input, and none minds where it is called."""
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tima.attacks import ATTACKS
-from tima.errors import DataError, EpsError, ModelError, RecipeError
+from tima.attacks import ATTACKS, check_stages, find_stages
+from tima.attacks.autoattack import autoattack_stages
+from tima.errors import DataError, EpsError, ModelError, RecipeError, TimaError
 
 SHORT: dict[str, dict[str, Any]] = {
     "fgsm": {},
@@ -133,3 +135,123 @@ COUNTS = {
 def test_half_a_step_is_refused_and_never_waited_for(name: str, count: str, value: Any) -> None:
     with pytest.raises(RecipeError, match="whole numbers"):
         attacked(name, **{count: value})
+
+
+# odd input of every kind, on every attack -------------------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+ODD_COUNT, ODD_NUMBER = [0, -1, 2.5, "2", True, NAN], ["a", NAN, INF, [0.1], torch.tensor([0.1, 0.1]), -1]
+ODD_EPS = [torch.full((3,), 0.1), torch.full((4, 1), 0.1), torch.tensor([0.1, NAN, 0.1, 0.1])]
+ODD: dict[str, list[Any]] = {
+    **dict.fromkeys(("steps", "restarts", "queries", "tries", "searches", "eot_iter", "batch_size"), ODD_COUNT),
+    "targets": [-1, 2.5, "2", True],  # 0 is FAB without targets
+    **dict.fromkeys(("step_size", "confidence", "decay", "alpha_max", "eta", "beta"), ODD_NUMBER),
+    "c_init": [0, *ODD_NUMBER],
+    "p_init": [0, *ODD_NUMBER],
+    "loss": [3, None, "hope", ["ce"]],
+    "version": [3, "hope", [], ["hope"], ["fab", "fab"], [3], {}],
+    "norm": ["l_1", None, 2, ["l_inf"]],
+    "attack": [3, None, "hope", "transfer"],
+    "source": [3, None, "nano"],
+    "generator": [3, "a", [3, 3, 3, 3], [torch.Generator()]],
+    "start_BCHW": [3, [1], IMAGE[:2], IMAGE.numpy(), (IMAGE * 255).byte(), IMAGE * INF],
+    "eps": [0, -0.1, NAN, INF, "a", None, [0.1] * 4, 1j, *ODD_EPS],
+    "label": [None, LABEL[:3], LABEL - 100, LABEL.bool(), LABEL.int(), LABEL[:, None], torch.tensor(3)],
+    "image": [None, IMAGE[0], (IMAGE * 255).byte(), IMAGE.long(), IMAGE > 0, IMAGE * 255, IMAGE - 1, IMAGE * NAN, IMAGE * 1j],
+    "model": [3, None, "nano"],
+}  # fmt: skip
+
+
+class Watched:
+    """Counts how often it is asked."""
+
+    def __init__(self, model: Any = MODEL) -> None:
+        self.model, self.calls = model, 0
+
+    def __call__(self, image_BCHW: Tensor) -> Tensor:
+        self.calls += 1
+        return self.model(image_BCHW)
+
+
+def odd_input() -> list[Any]:
+    everybody = {"eps", "label", "image", "model"}
+    cases = []
+    for name, attack in ATTACKS.items():
+        takes = everybody | set(inspect.signature(attack).parameters)
+        cases += [
+            pytest.param(name, key, i, id=f"{name}-{key}-{i}") for key in ODD if key in takes for i in range(len(ODD[key]))
+        ]
+    return cases
+
+
+@pytest.mark.parametrize(("name", "key", "number"), odd_input())
+def test_odd_input_is_refused_before_any_work(name: str, key: str, number: int) -> None:
+    """With a message, and without asking the model once: never half an attack, a torch traceback or a number."""
+    model = Watched()
+    with pytest.raises(TimaError) as found:
+        attacked(name, **{"model": model, key: ODD[key][number]})
+    assert model.calls == 0 and len(str(found.value)) > 25
+
+
+@EVERY
+def test_labels_that_the_model_does_not_have_are_refused_at_its_first_answer(name: str) -> None:
+    """Only its answer says how many classes there are."""
+    model = Watched()
+    with pytest.raises(DataError, match="the model knows the classes 0 to 9"):
+        attacked(name, label=LABEL + 10, model=model)
+    assert model.calls == 1
+
+
+@EVERY
+def test_a_model_of_one_class_is_refused_and_one_of_two_is_attacked(name: str) -> None:
+    with pytest.raises(TimaError, match="one class"):
+        attacked(name, label=LABEL * 0, model=lambda image_BCHW: MODEL(image_BCHW)[:, :1])
+    two = lambda image_BCHW: MODEL(image_BCHW)[:, :2]  # noqa: E731
+    found = attacked(name, label=two(IMAGE).argmax(1), model=two, norm="l_2", eps=0.5)
+    assert found.shape == IMAGE.shape and bool((found != IMAGE).any())
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_images_are_attacked_in_fp32_around_what_they_are(name: str, dtype: torch.dtype) -> None:
+    image = IMAGE.to(dtype)
+    found = attacked(name, image=image, label=MODEL(image.float()).argmax(1), norm="l_2", eps=0.4)
+    assert found.dtype == torch.float32
+    assert bool(((found.double() - image.double()).flatten(1).norm(dim=1) <= 0.4).all())
+
+
+@EVERY
+def test_eps_may_differ_from_image_to_image(name: str) -> None:
+    eps = torch.tensor([0.1, 0.2, 0.4, 0.8])
+    found = attacked(name, eps=eps, norm="l_2")
+    assert bool(((found.double() - IMAGE.double()).flatten(1).norm(dim=1) <= eps.double()).all())
+
+
+def test_autoattack_without_a_version_or_with_odd_counts() -> None:
+    for version in (None, 3, [3], {"standard"}):
+        with pytest.raises(RecipeError, match="version is one of standard, plus, rand, or a list of stages"):
+            autoattack_stages(version)  # type: ignore[arg-type]
+    for key in ("steps", "restarts", "targets", "queries", "eot_iter"):
+        with pytest.raises(RecipeError, match=f"{key} must be a whole number from 1"):
+            autoattack_stages("plus", **{key: 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "norm", "says"),
+    [
+        ("pgd", {"loss": 3}, "l_inf", "Attack 'pgd' under l_inf: There is no attack loss '3'"),
+        ("apgd", {"loss": "hope"}, "l_inf", "Attack 'apgd-hope' under l_inf"),
+        ("cw", {}, "l_inf", "under l_inf take pgd or apgd"),
+        ("cw", {"c_init": 0}, "l_2", "c_init above 0"),
+        ("fab", {"beta": 1}, "l_2", "beta between 0 and 1"),
+    ],
+)
+def test_what_a_protocol_asks_for_is_refused_without_an_image(name: str, params: dict[str, Any], norm: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        check_stages(find_stages(name, params), norm)
+
+
+def test_every_attack_as_it_comes_passes_the_check_without_an_image() -> None:
+    for name in ATTACKS:
+        params = {"source": MODEL} if name == "transfer" else {}
+        check_stages(find_stages(name, params), "l_2")

@@ -61,9 +61,10 @@ def linear_encoder(seed: int = 0, width: int = 8):  # type: ignore[no-untyped-de
     return lambda x_BCHW: F.normalize((x_BCHW.flatten(1) - 0.5) @ weight, dim=-1)
 
 
-def attacked(
-    batch_size: int = 50, order: torch.Tensor = torch.arange(12), index: torch.Tensor = torch.arange(12)
-) -> dict[str, torch.Tensor]:
+TWELVE = torch.arange(12)
+
+
+def attacked(batch_size: int = 50, order: torch.Tensor = TWELVE, index: torch.Tensor = TWELVE) -> dict[str, torch.Tensor]:
     """Twelve pictures, in another order or under other numbers if asked."""
     encode = linear_encoder()
     image = 0.1 + 0.8 * torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tima._provenance import machine, versions
-from tima.attacks import attack_title, find_stages
+from tima.attacks import attack_title, check_stages, find_stages
 from tima.data.image_set import BadImage, ImageSet
 from tima.data.names import set_name
 from tima.data.table import EMBEDDED
@@ -85,6 +85,7 @@ def evaluate(
     """
     protocol = protocol if precision is None else protocol.override(precision=precision)
     stages = find_stages(protocol.attack, protocol.attack_params)
+    check_stages(stages, protocol.norm)
     for moved in (model, reference):
         if device is not None and moved is not None:
             moved.to(device)
@@ -146,6 +147,7 @@ def evaluate_classifier(
         RecipeError: a function without `checkpoint` whose results are to be kept.
     """
     stages = find_stages(protocol.attack, protocol.attack_params)
+    check_stages(stages, protocol.norm)
     if device is not None and isinstance(logits_fn, nn.Module):
         logits_fn.to(device)
     place = torch.device(device) if device is not None else device_of(logits_fn)

@@ -6,7 +6,7 @@ A new attack is one file and one line in `ATTACKS`. The evaluation calls every a
 
 from typing import Any
 
-from tima.attacks._stages import SET_BY_EVALUATION, AttackFn, Stage, free_parameters
+from tima.attacks._stages import SET_BY_EVALUATION, AttackFn, Stage, check_stages, free_parameters
 from tima.attacks.apgd import apgd
 from tima.attacks.autoattack import VERSIONS, autoattack, autoattack_stages
 from tima.attacks.counting import CountedModel
@@ -96,6 +96,7 @@ __all__ = [
     "apgd",
     "attack_title",
     "autoattack",
+    "check_stages",
     "cw",
     "fab",
     "fgsm",

@@ -5,11 +5,13 @@ Shapes: `B` images, `C` channels, `H, W` pixels.
 
 import math
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tima.attacks.projections import Generators
+from tima.attacks.projections import Generators, check_norm
 from tima.errors import DataError, EpsError, ModelError, RecipeError
 
 
@@ -27,8 +29,11 @@ def check_attack(
     generator: Generators = None,
     targets: int = 1,
     eot_iter: int = 1,
+    logits_fn: Any = ...,
 ) -> None:
-    """Raise `DataError` for images and labels, `RecipeError` for parameters that cannot be meant."""
+    """Raise `DataError` for images and labels, `RecipeError` for parameters that cannot be meant, `ModelError` for no model."""
+    if logits_fn is not ... and not callable(logits_fn):
+        raise ModelError(f"Attacks take a model or function from pixels to logits, not a {type(logits_fn).__name__}.")
     if not (isinstance(image_BCHW, Tensor) and isinstance(label_B, Tensor)):
         kinds = f"{type(image_BCHW).__name__} and {type(label_B).__name__}"
         raise DataError(f"Attacks take images and labels as torch tensors, not as {kinds}; torch.as_tensor makes them.")
@@ -36,10 +41,17 @@ def check_attack(
         raise DataError(f"Attacks take float images in [0, 1]; these are {image_BCHW.dtype}. Divide uint8 images by 255.")
     if image_BCHW.ndim != 4:
         raise DataError(f"Attacks take images B x C x H x W, not {' x '.join(map(str, image_BCHW.shape))}.")
+    if label_B.ndim == 0 or (label_B.ndim > 1 and not label_B.is_floating_point()):
+        raise DataError(f"Class numbers come one an image, of shape B; these labels have shape {tuple(label_B.shape)}.")
     if len(label_B) != len(image_BCHW):
         raise DataError(f"{len(image_BCHW)} images came with {len(label_B)} labels.")
     if label_B.ndim == 1 and label_B.dtype != torch.int64:
         raise DataError(f"Attacks take class numbers as int64; these are {label_B.dtype}. Convert them with .long().")
+    if label_B.ndim == 1 and len(label_B) and int(label_B.min()) < 0:
+        raise DataError(f"Labels reach down to {int(label_B.min())}; class numbers begin at 0.")
+    if start_BCHW is not None and not (isinstance(start_BCHW, Tensor) and start_BCHW.is_floating_point()):
+        kind = start_BCHW.dtype if isinstance(start_BCHW, Tensor) else type(start_BCHW).__name__
+        raise DataError(f"The start must be a float tensor of pixels in [0, 1], like the images; this is {kind}.")
     if start_BCHW is not None and start_BCHW.shape != image_BCHW.shape:
         raise DataError(f"The start has shape {tuple(start_BCHW.shape)}, the images {tuple(image_BCHW.shape)}.")
     if start_BCHW is not None and not bool(start_BCHW.isfinite().all()):
@@ -52,10 +64,13 @@ def check_attack(
                 "leave normalisation to the model (DualEncoder.encode_image does it inside)."
             )
     counts = (steps, restarts, targets, eot_iter, *(() if batch_size is None else (batch_size,)))
-    if not all(isinstance(count, int) for count in counts):  # half a step is never reached: the search would not end
+    # half a step is never reached: the search would not end
+    if not all(isinstance(count, int) and not isinstance(count, bool) for count in counts):
         raise RecipeError(f"Steps, restarts, targets, forward passes and batch_size are whole numbers, not {list(counts)}.")
     if steps < 1 or restarts < 1:
         raise RecipeError(f"An attack needs at least 1 step and 1 restart, not {steps} and {restarts}.")
+    if step_size is not None:
+        check_numbers(step_size=step_size)
     if step_size is not None and not step_size > 0:
         raise RecipeError(f"step_size {step_size} is not above 0; leave it out for 2.5 * eps / steps.")
     if restarts > 1 and not random_start:
@@ -64,10 +79,20 @@ def check_attack(
         raise RecipeError(f"{restarts} restarts without keep_best or stop_when_broken would throw all runs but one away.")
     if batch_size is not None and batch_size < 1:
         raise RecipeError(f"batch_size {batch_size} leaves no image in the batch; leave it out for all at once.")
+    given = list(generator) if isinstance(generator, Sequence) else [] if generator is None else [generator]
+    if wrong := [type(item).__name__ for item in given if not isinstance(item, torch.Generator)]:
+        raise RecipeError(f"generator is one torch.Generator, or a sequence with one an image; this holds {wrong[0]}.")
     if isinstance(generator, Sequence) and len(generator) != len(image_BCHW):
         raise RecipeError(f"{len(image_BCHW)} images came with {len(generator)} generators; give one, or one an image.")
     if targets < 1 or eot_iter < 1:
         raise RecipeError(f"An attack needs at least 1 target and 1 forward pass a step, not {targets} and {eot_iter}.")
+
+
+def check_numbers(**values: Any) -> None:
+    """Raise `RecipeError` for parameters that are no finite numbers: text, None, NaN, a tensor."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise RecipeError(f"{name} must be a number, not {value!r}.")
 
 
 def check_classes(logits_BC: Tensor, label_B: Tensor) -> None:
@@ -99,7 +124,9 @@ def eps_tensor(eps: float | Tensor, image_BCHW: Tensor, norm: str) -> Tensor:
 
     Raises:
         EpsError: no number, not above 0, infinite, not below 1 under `l_inf`, or not one an image.
+        RecipeError: no norm of that name.
     """
+    check_norm(norm)
     if isinstance(eps, Tensor):
         if eps.ndim > 1 or (eps.ndim == 1 and len(eps) != len(image_BCHW)):
             raise EpsError(f"eps has shape {tuple(eps.shape)}; give one number, or one an image ({len(image_BCHW)}).")

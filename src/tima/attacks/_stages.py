@@ -1,11 +1,14 @@
 """What a protocol's attack consists of: attacks with their parameters, each on what the ones before left standing."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from tima.errors import RecipeError, TimaError
 
 AttackFn = Callable[..., Tensor]
 
@@ -26,3 +29,19 @@ def free_parameters(attack: AttackFn) -> list[str]:
     """Keywords of an attack that a protocol may set."""
     keywords = inspect.signature(attack).parameters.values()
     return [k.name for k in keywords if k.kind is k.KEYWORD_ONLY and k.name not in SET_BY_EVALUATION]
+
+
+def check_stages(stages: Sequence[Stage], norm: str) -> None:
+    """Ask every stage for the adversarial images of no image: what it refuses, it refuses now and not after the clean pass.
+
+    Raises:
+        RecipeError: parameters that a stage does not take, and which stage that is.
+    """
+    image_BCHW, label_B = torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long)
+    for stage in stages:
+        try:
+            stage.attack(lambda x: x.flatten(1)[:, :4], image_BCHW, label_B, 0.01, norm=norm, **stage.params)
+        except TimaError as error:
+            raise RecipeError(f"Attack '{stage.name}' under {norm}: {error}") from error
+        except Exception:  # it may be unable to do with no image, which is no reason to refuse it
+            continue

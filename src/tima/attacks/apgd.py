@@ -54,7 +54,13 @@ def apgd(
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1]: the iterate of highest loss. Where the loss is a
         targeted one, whose values for two targets do not compare, that of largest margin.
     """
-    words: dict[str, Any] = {"batch_size": batch_size, "generator": generator, "targets": targets, "eot_iter": eot_iter}
+    words: dict[str, Any] = {
+        "logits_fn": logits_fn,
+        "batch_size": batch_size,
+        "generator": generator,
+        "targets": targets,
+        "eot_iter": eot_iter,
+    }
     check_attack(image_BCHW, label_B, start_BCHW, steps, None, restarts, random_start, True, **words)
     if stop_when_broken:
         check_can_break(loss)

@@ -55,6 +55,11 @@ def autoattack_stages(version: str | Sequence[str] = "standard", **changes: Any)
         RecipeError: no such version or stage, one named twice, or a change that no stage has.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
+    for key, value in changes.items():  # now: the last stage would say so after hours, or never where nothing is left for it
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RecipeError(f"{key} must be a whole number from 1, not {value!r}.")
+    if not isinstance(version, str) and not (isinstance(version, Sequence) and all(isinstance(v, str) for v in version)):
+        raise RecipeError(f"version is one of {', '.join(VERSIONS)}, or a list of stages, not {version!r}.")
     if isinstance(version, str) and version not in VERSIONS:
         raise RecipeError(f"AutoAttack has no version '{version}'. Known are: {', '.join(VERSIONS)}; or give a list of stages.")
     wanted = VERSIONS[version] if isinstance(version, str) else {name: {} for name in version}
@@ -106,7 +111,8 @@ def autoattack(
         was, the point of largest margin among what the stages ended with.
     """
     stages = autoattack_stages(version, steps=steps, restarts=restarts, targets=targets, queries=queries, eot_iter=eot_iter)
-    check_attack(image_BCHW, label_B, start_BCHW, 1, None, 1, True, True, batch_size=batch_size, generator=generator)
+    words: dict[str, Any] = {"logits_fn": logits_fn, "batch_size": batch_size, "generator": generator}
+    check_attack(image_BCHW, label_B, start_BCHW, 1, None, 1, True, True, **words)
     check_class_numbers(label_B)
     image_BCHW = image_BCHW.detach().float()
     eps_B, label_B = eps_tensor(eps, image_BCHW, norm), label_B.to(image_BCHW.device)

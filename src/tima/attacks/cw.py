@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tima.attacks._check import check_attack, check_class_numbers, eps_tensor
+from tima.attacks._check import check_attack, check_class_numbers, check_numbers, eps_tensor
 from tima.attacks._cw import CwSearch
 from tima.attacks._starts import Starts
 from tima.attacks.losses import LogitsFn
@@ -55,11 +55,12 @@ def cw(
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1]: the closest misclassified point; where none lies
         within eps, the point within eps of largest margin that was met, the closest misclassified one pulled in among them.
     """
-    words: dict[str, Any] = {"batch_size": batch_size, "generator": generator}
+    words: dict[str, Any] = {"logits_fn": logits_fn, "batch_size": batch_size, "generator": generator}
     check_attack(image_BCHW, label_B, start_BCHW, steps, step_size, searches, True, True, **words)
     check_class_numbers(label_B)
     if norm == "l_inf":
         raise RecipeError("cw looks for the smallest l_2 length; under l_inf take pgd or apgd with loss=cw, the same loss.")
+    check_numbers(c_init=c_init, confidence=confidence)
     if not (c_init > 0 and confidence >= 0):
         raise RecipeError(f"cw takes c_init above 0 and confidence from 0, not {c_init} and {confidence}.")
     image_BCHW = image_BCHW.detach().float()

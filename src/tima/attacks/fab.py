@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tima.attacks._check import check_attack, check_class_numbers, eps_tensor
+from tima.attacks._check import check_attack, check_class_numbers, check_numbers, eps_tensor
 from tima.attacks._fab import FabSearch
 from tima.attacks._starts import Starts
 from tima.attacks._targets import runner_up_classes_of
@@ -58,9 +58,15 @@ def fab(
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1]: the closest misclassified point; where none lies
         within eps, the point within eps of largest margin that was met, the closest misclassified one pulled in among them.
     """
-    words: dict[str, Any] = {"batch_size": batch_size, "generator": generator, "targets": targets or 1}
+    words: dict[str, Any] = {
+        "logits_fn": logits_fn,
+        "batch_size": batch_size,
+        "generator": generator,
+        "targets": 1 if targets == 0 else targets,
+    }
     check_attack(image_BCHW, label_B, start_BCHW, steps, None, restarts, True, True, **words)
     check_class_numbers(label_B)
+    check_numbers(alpha_max=alpha_max, eta=eta, beta=beta)
     if not (0 <= alpha_max <= 1 and eta >= 1 and 0 < beta < 1):
         raise RecipeError(
             f"FAB takes alpha_max in [0, 1], eta from 1 and beta between 0 and 1, not {alpha_max}, {eta} and {beta}."

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tima.errors import RecipeError
+from tima.errors import ModelError, RecipeError
 
 LogitsFn = Callable[[Tensor], Tensor]  # what is attacked: pixels in [0, 1] to logits, or to whatever the loss takes
 LossFn = Callable[[Tensor, Tensor], Tensor]
@@ -21,7 +21,14 @@ TargetedLossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def ce(logits_BC: Tensor, label_B: Tensor) -> Tensor:
     """Cross-entropy (Goodfellow et al. 2015, arXiv 1412.6572). Never averaged: a mean shrinks gradients with the batch."""
+    _check_classes(logits_BC)
     return F.cross_entropy(logits_BC.float(), label_B, reduction="none")
+
+
+def _check_classes(logits_BC: Tensor) -> None:
+    """Raise `ModelError` for one class, where cross-entropy is 0 and the margin infinite whatever the image."""
+    if logits_BC.ndim == 2 and logits_BC.shape[1] < 2:
+        raise ModelError("The model has one class: there is no other that an attack could lead to.")
 
 
 def ce_soft(logits_BC: Tensor, target_BC: Tensor) -> Tensor:
@@ -37,6 +44,7 @@ def kl(logits_BC: Tensor, reference_BC: Tensor) -> Tensor:
 
 def margin(logits_BC: Tensor, label_B: Tensor) -> Tensor:
     """Best wrong logit minus the label's (Carlini & Wagner 2017, arXiv 1608.04644): positive = misclassified."""
+    _check_classes(logits_BC)
     logits_BC = logits_BC.float()
     own_B1 = logits_BC.gather(1, label_B[:, None])
     other_BC = logits_BC.scatter(1, label_B[:, None], -torch.inf)
@@ -107,7 +115,7 @@ def find_loss(loss: str | LossFn, *, targeted: bool = False) -> LossFn:
     """
     if callable(loss):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise RecipeError(f"There is no attack loss '{loss}'. Known are: {', '.join(LOSSES)}.")
     named = LOSSES[loss]
     return (lambda output, label: -named(output, label)) if targeted else named

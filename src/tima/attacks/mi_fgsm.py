@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tima.attacks._check import check_attack, eps_tensor
+from tima.attacks._check import check_attack, check_numbers, eps_tensor
 from tima.attacks._search import Search, SearchRows
 from tima.attacks._starts import Starts
 from tima.attacks.losses import LogitsFn, LossFn, check_can_break, find_loss
@@ -45,8 +45,12 @@ def mi_fgsm(
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1].
     """
     check_attack(
-        *(image_BCHW, label_B, start_BCHW, steps, step_size, 1, random_start, True), batch_size=batch_size, generator=generator
+        *(image_BCHW, label_B, start_BCHW, steps, step_size, 1, random_start, True),
+        batch_size=batch_size,
+        generator=generator,
+        logits_fn=logits_fn,
     )
+    check_numbers(decay=decay)
     if not decay >= 0:
         raise RecipeError(f"decay {decay} is below 0: steps would run against the gradients before.")
     if stop_when_broken:

@@ -38,7 +38,7 @@ def noise(
     Returns:
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1].
     """
-    words: dict[str, Any] = {"batch_size": batch_size, "generator": generator}
+    words: dict[str, Any] = {"logits_fn": logits_fn, "batch_size": batch_size, "generator": generator}
     check_attack(image_BCHW, label_B, start_BCHW, tries, None, 1, True, True, **words)
     check_class_numbers(label_B)
     image_BCHW = image_BCHW.detach().float()

@@ -73,6 +73,7 @@ def pgd(
         *(image_BCHW, label_B, start_BCHW, steps, step_size, restarts, random_start, compares),
         batch_size=batch_size,
         generator=generator,
+        logits_fn=logits_fn,
     )
     if stop_when_broken:
         check_can_break(loss)

@@ -98,14 +98,19 @@ class L2Ball:
 Ball = LInfBall | L2Ball
 
 
+def check_norm(norm: str) -> None:
+    """Raise `RecipeError` for a norm that does not exist."""
+    if norm not in NORMS:
+        raise RecipeError(f"There is no norm '{norm}'. Known are: {', '.join(NORMS)}.")
+
+
 def make_ball(norm: str, image_BCHW: Tensor, eps_B: Tensor) -> Ball:
     """The ball of a norm.
 
     Raises:
         RecipeError: no norm of that name.
     """
-    if norm not in NORMS:
-        raise RecipeError(f"There is no norm '{norm}'. Known are: {', '.join(NORMS)}.")
+    check_norm(norm)
     return LInfBall.around(image_BCHW, eps_B) if norm == "l_inf" else L2Ball.around(image_BCHW, eps_B)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tima.attacks._check import check_attack, check_class_numbers, eps_tensor
+from tima.attacks._check import check_attack, check_class_numbers, check_numbers, eps_tensor
 from tima.attacks._generators import one_each
 from tima.attacks._square import SquareSearch
 from tima.attacks._square_l2 import L2Squares
@@ -52,16 +52,16 @@ def square(
     Returns:
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1].
     """
-    words: dict[str, Any] = {"batch_size": batch_size, "generator": generator}
+    words: dict[str, Any] = {"logits_fn": logits_fn, "batch_size": batch_size, "generator": generator}
     check_attack(image_BCHW, label_B, start_BCHW, queries, None, restarts, True, True, **words)
     check_class_numbers(label_B)
+    check_numbers(p_init=p_init)
     if not 0 < p_init <= 1:
         raise RecipeError(f"p_init {p_init} is not a share: it must be above 0 and at most 1.")
     image_BCHW = image_BCHW.detach().float()
     eps_B = eps_tensor(eps, image_BCHW, norm)
     starts = Starts(norm, image_BCHW, eps_B, start_BCHW, False, None)
     climb = find_loss(loss, targeted=targeted)
-    starts.ball(starts.eps_N.new_zeros(0).long())  # refuses unknown norms
     squares = (LInfSquares if norm == "l_inf" else L2Squares)(image_BCHW.shape, queries, p_init, rescale)
     return SquareSearch(
         logits_fn=logits_fn,

@@ -14,6 +14,7 @@ from torch import Tensor
 from tima.attacks._broken import misclassified
 from tima.attacks._check import check_attack, check_class_numbers, check_classes, eps_tensor, not_finite
 from tima.attacks._forward import forward
+from tima.attacks._stages import free_parameters
 from tima.attacks.losses import LogitsFn, margin
 from tima.attacks.projections import Generators, make_ball
 from tima.errors import RecipeError
@@ -55,11 +56,14 @@ def transfer(
     Raises:
         RecipeError: no source, or an attack that does not exist.
     """
-    check_attack(image_BCHW, label_B, start_BCHW, 1, None, restarts, True, True, batch_size=batch_size, generator=generator)
+    words: dict[str, Any] = {"logits_fn": logits_fn, "batch_size": batch_size, "generator": generator}
+    check_attack(image_BCHW, label_B, start_BCHW, 1, None, restarts, True, True, **words)
     check_class_numbers(label_B)
     if source is None:
         raise RecipeError("transfer makes its perturbations on another model: pass that model as source=.")
-    attack = _inner(attack)
+    if not callable(source):
+        raise RecipeError(f"source= is the model that the perturbation is made on, not {source!r}: load it first (load_model).")
+    attack = _inner(attack, params)
     image_BCHW, label_B = image_BCHW.detach().float(), label_B.to(image_BCHW.device)
     eps_B = eps_tensor(eps, image_BCHW, norm)
     best = _Best(logits_fn, image_BCHW, label_B, targeted, batch_size)
@@ -102,11 +106,16 @@ class _Best:
         self.broken_B[chosen_A] = before_A | broken_A
 
 
-def _inner(attack: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _inner(attack: str | Callable[..., Tensor], params: dict[str, Any]) -> Callable[..., Tensor]:
     if callable(attack):
         return attack
     from tima.attacks import find_attack  # that module imports this one
 
     if attack == "transfer":
         raise RecipeError("transfer makes its perturbations with another attack than itself: name that one, for example pgd.")
-    return find_attack(attack)
+    inner = find_attack(attack)
+    if unknown := [key for key in params if key not in free_parameters(inner)]:
+        raise RecipeError(
+            f"Attack '{attack}' has no parameter {', '.join(unknown)}; it has: {', '.join(free_parameters(inner))}."
+        )
+    return inner

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tima.attacks.counting import GradientStats
 from tima.attacks.losses import LogitsFn
-from tima.attacks.projections import NORMS
-from tima.errors import DataError, ModelError, RecipeError
+from tima.attacks.projections import check_norm
+from tima.errors import DataError, ModelError
 from tima.health import gradients as _gradients
 from tima.health import invariance, outsiders, progress, strength
 from tima.health._probe import Memory, Probe
@@ -93,8 +93,7 @@ def assess(
         EpsError: an eps that cannot be searched.
         RecipeError: no norm of that name.
     """
-    if norm not in NORMS:
-        raise RecipeError(f"There is no norm '{norm}'. Known are: {', '.join(NORMS)}.")
+    check_norm(norm)
     if len(image_BCHW) == 0:
         raise DataError("Attack health needs at least one image; set health_probe to 0 to leave it out.")
     if not (image_BCHW.shape == adversarial_BCHW.shape and len(image_BCHW) == len(label_B) == len(robust_B)):

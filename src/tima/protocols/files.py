@@ -40,14 +40,14 @@ def check_protocol(path: str | Path) -> Protocol:
     Raises:
         RecipeError: what is wrong, field by field.
     """
-    from tima.attacks import find_stages
+    from tima.attacks import check_stages, find_stages
 
     path = Path(path).expanduser()
     if not path.is_file():
         raise RecipeError(f"{path} is not there. Give the path of a protocol's YAML file.")
     protocol = _own_name(validate(Protocol, _read(path), f"Protocol {path}"), path)
     try:
-        find_stages(protocol.attack, protocol.attack_params)
+        check_stages(find_stages(protocol.attack, protocol.attack_params), protocol.norm)
     except RecipeError as error:
         raise RecipeError(f"Protocol {path}:\n  attack: {error}") from None
     return protocol
