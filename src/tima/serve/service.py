@@ -168,6 +168,10 @@ class Service:
         return Asked(classes, templates, check_models(asked.models, self.models, self.limits))
 
     async def _texts(self, model: ServedModel, who: Asked, token: Token) -> Tensor:
+        kept = self.texts.kept(model, who.classes, who.templates)
+        if kept is not None:
+            return kept
+
         def work() -> Tensor:
             return self.texts.embed(model, who.classes, who.templates, token)
 

@@ -30,6 +30,14 @@ class TextCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def kept(self, model: ServedModel, class_names: Sequence[str], templates: Sequence[str]) -> Tensor | None:
+        """`text_CD` if every row of it is there, so that nobody has to wait for a thread; else None."""
+        found = self._look_up(model, class_names, tuple(templates))
+        if len(found) < len(class_names):
+            return None
+        self._metrics.texts.add(len(found), outcome="found")
+        return torch.stack([found[name] for name in class_names])
+
     def embed(self, model: ServedModel, class_names: Sequence[str], templates: Sequence[str], token: Token) -> Tensor:
         """Unit-norm class embeddings `text_CD`, in the order of the names.
 
@@ -37,13 +45,7 @@ class TextCache:
             Abandoned: the token is no longer valid.
         """
         form = tuple(templates)
-        found: dict[str, Tensor] = {}
-        with self._lock:
-            for name in class_names:
-                key = (model.id, name, form)
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-                    found[name] = self._kept[key]
+        found = self._look_up(model, class_names, form)
         missing = [name for name in class_names if name not in found]
         self._metrics.texts.add(len(found), outcome="found")
         self._metrics.texts.add(len(missing), outcome="encoded")
@@ -61,3 +63,13 @@ class TextCache:
             while len(self._kept) > self.capacity:
                 self._kept.popitem(last=False)
         return torch.stack([found[name] for name in class_names])
+
+    def _look_up(self, model: ServedModel, class_names: Sequence[str], form: tuple[str, ...]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        with self._lock:
+            for name in class_names:
+                key = (model.id, name, form)
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    found[name] = self._kept[key]
+        return found
