@@ -458,3 +458,10 @@ def test_manifests_skip_hidden_files_and_see_sizes(tmp_path: Path) -> None:
     text(tmp_path / "s" / "a.txt", "abcd")
     assert verify_manifest(tmp_path / "s") == ["a.txt has 4 bytes, not 3"]
     assert verify_manifest(tmp_path) is None
+
+
+def test_an_evaluation_of_the_sixteen_has_a_row_for_each(tmp_path: Path) -> None:
+    code, out = tima("evaluate", "--model", "nano", "--data", "16", "--attack", "pgd", "--out", str(tmp_path / "run"), "-q")
+    rows = [line for line in out.splitlines() if line.startswith(("│", "|")) and "missing" in line]
+    assert code == 1 and [row.split("│")[1].strip() for row in rows] == sixteen()
+    assert "16 of 16 data sets could not be evaluated" in out and "tima data get food101" in out

@@ -9,6 +9,8 @@ from tima.cli.common import Model, Quiet, split_names, stderr, stdout
 from tima.errors import DataError
 
 if TYPE_CHECKING:  # for it pydantic is loaded, which `tima --help` need not wait for
+    from rich.table import Table
+
     from tima.protocols import Protocol
 
 CHANGES, MACHINE = "Changes to the protocol (the result is then called 'custom')", "Machine"
@@ -123,6 +125,8 @@ def evaluate(
         if any((out / "results").glob("*.json")):
             stdout().print(terminal_table([out]))
             stdout().print(f"Results: [bold]{out / 'results'}[/]", highlight=False)
+        if failed:
+            stdout().print(_missing(failed))
         for name, why in failed.items():
             stderr().print(f"[bold yellow]missing[/] {escape(name)}: {escape(why)}", highlight=False, soft_wrap=True)
     if failed:
@@ -131,6 +135,17 @@ def evaluate(
             f"{len(failed)} of {len(set(names))} data sets could not be evaluated ({', '.join(failed)}); {others}. Why is in "
             f"{out / 'missing'}. The same command tries them again and does nothing else twice."
         )
+
+
+def _missing(failed: dict[str, str]) -> "Table":
+    """A row for each set that was asked for and has no number: a table without them would look complete."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column("data", no_wrap=True), "result", "why")
+    for name, why in failed.items():
+        table.add_row(Text(name), Text("missing", style="bold yellow"), Text(why.split(". Looked at")[0].splitlines()[0]))
+    return table
 
 
 def _version(text: str) -> str | list[str]:
