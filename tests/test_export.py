@@ -297,6 +297,18 @@ def test_results_of_other_weights_are_left_out(run_folder: Path, tokenizer: Any,
     assert "not tuned by it" in bare and "None were measured on these weights" in bare and "## Training" not in bare
 
 
+def test_nobodys_disk_is_on_the_card(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    from tima.config import TrainRecipe, dump
+
+    run, secret = tmp_path / "run", tmp_path / "home-of-ada"
+    tiny_clip.save_pretrained(run / "model")
+    (run / "recipe.yaml").write_text(dump(TrainRecipe(model=str(secret / "start"), data=f"{secret}/photos")))
+    folder = export_model(run, "hf", tmp_path / "out")
+    assert "home-of-ada" not in (folder / "README.md").read_text() and str(tmp_path) not in (folder / "README.md").read_text()
+    assert "`start`" in (folder / "README.md").read_text() and "| data | photos |" in (folder / "README.md").read_text()
+    assert str(tmp_path) not in (folder / "tima_export.json").read_text()
+
+
 def test_suspicious_numbers_are_marked(run_folder: Path) -> None:
     from tima.export.card_text import result_tables
     from tima.export.story import Story

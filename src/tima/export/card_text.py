@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tima.data.table import known_sets
-from tima.export.story import Story
+from tima.export.story import Story, public_name
 from tima.models import DualEncoder
 from tima.results import Result
 
@@ -99,7 +99,11 @@ def protocols(story: Story) -> list[str]:
 def training(story: Story) -> list[str]:
     if story.method is None:
         return []
-    lines = [f"| {key.replace('_', ' ')} | {_value(story.recipe[key])} |" for key in SHOWN if story.recipe.get(key) is not None]
+    lines = [
+        f"| {key.replace('_', ' ')} | {_value(_public(key, story.recipe[key]))} |"
+        for key in SHOWN
+        if story.recipe.get(key) is not None
+    ]
     facts = {"train_images": "training images", "train_classes": "training classes", "best_step": "kept weights of step"}
     lines += [
         f"| {words} | {_value(story.summary[key])} |" for key, words in facts.items() if story.summary.get(key) is not None
@@ -140,7 +144,7 @@ def licences(story: Story) -> list[str]:
     if data:
         name = str(data).split(":")[0]
         licence = next((entry.licence for entry in known_sets() if entry.name == name), None)
-        shown = name.rstrip("/").rsplit("/", 1)[-1]  # not the path on somebody's disk
+        shown = public_name(name)
         lines.append(f"- Training data: `{shown}`; licence: {licence or 'not known to tima, state it before you publish'}.")
     lines += (
         [f"- Evaluated on: {', '.join(dict.fromkeys(f'`{result.dataset}`' for result in story.results))}."]
@@ -159,6 +163,10 @@ def provenance(story: Story, weights_sha256: str) -> list[str]:
     lines = [f"| {name} | {value} |" for name, value in facts.items() if value]
     more = "`tima_export.json` lists the SHA-256 of every file of this export and the versions that wrote it."
     return ["## Provenance", "\n".join(["| | |", "|---|---|", *lines]), more]
+
+
+def _public(key: str, value: Any) -> Any:
+    return public_name(str(value)) if key in ("model", "data") else value
 
 
 def _says(key: str, value: Any) -> bool:

@@ -11,6 +11,7 @@ from tima.errors import ExportError, ModelError, TimaError
 from tima.evaluation.subject import as_judged, weights_sha256
 from tima.export.card import write_card
 from tima.export.probe import make_probe
+from tima.export.story import public_name
 from tima.export.targets import TARGETS, Classes
 from tima.models import DualEncoder, load_model
 
@@ -80,7 +81,7 @@ def export_model(
             write_card(folder, encoder, [name] if name else names, classes, where, digest, checks, nested=name is None)
         manifest = {
             "schema": "tima-export/1",
-            "model": encoder.name,
+            "model": public_name(encoder.name),
             "weights_sha256": digest,
             "targets": names,
             "largest_difference": {name: {k: float(f"{v:.3g}") for k, v in found.items()} for name, found in checks.items()},

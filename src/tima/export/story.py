@@ -57,6 +57,12 @@ class Story:
         return f"protocol {result.protocol.get('name', 'unnamed')}@{result.protocol.get('version', '?')}"
 
 
+def public_name(name: str) -> str:
+    """A hub's or a library's name as it is; of a place on somebody's disk its last part only."""
+    local = name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).expanduser().exists()
+    return Path(name).name if local else name
+
+
 def read_story(model: DualEncoder, run: Path | None, weights_sha256: str) -> Story:
     """Read the run, if there is one.
 
@@ -65,7 +71,7 @@ def read_story(model: DualEncoder, run: Path | None, weights_sha256: str) -> Sto
     """
     own = Path(model.name).name or model.name
     if run is None or not run.is_dir() or not any((run / x).exists() for x in ("recipe.yaml", "summary.json", "results")):
-        return Story(own, None, model.name)
+        return Story(own, None, public_name(model.name))
     found = read_runs([run])[0]
     recipe = load_yaml(run) if (run / "recipe.yaml").is_file() else {}
     results, left_out = [], []
@@ -76,6 +82,6 @@ def read_story(model: DualEncoder, run: Path | None, weights_sha256: str) -> Sto
             left_out.append(f"{stored.path.name} is not finished")
         else:
             results.append(stored.record)
-    base = str(recipe.get("model") or found.summary.get("model") or model.name)
+    base = public_name(str(recipe.get("model") or found.summary.get("model") or model.name))
     method = recipe.get("method") or found.summary.get("method")
     return Story(run.resolve().name, None if method is None else str(method), base, recipe, found.summary, results, left_out)
