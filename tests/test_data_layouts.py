@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_cifar100_has_its_fine_labels(tmp_path: Path) -> None:
 class Python2(pickle._Pickler):
     """Writes texts and bytes as Python 2 did, which is what the published batches are."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined,type-arg]
 
     def save_text(self, value: str | bytes) -> None:
         data = value if isinstance(value, bytes) else value.encode("latin1")

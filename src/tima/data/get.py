@@ -50,9 +50,10 @@ def get(
 
 
 def _get_source(source: Source, folder: Path, keep: bool, progress: Progress | None) -> dict[str, str]:
-    done = folder / f".{source.file}.done"  # a second call must not fetch what is unpacked
+    done = folder / f".{source.file}.done"  # what came of it, so that a second call need not fetch what is unpacked
     note = {"url": source.url, "checksum": source.sha256 or source.md5 or "none published"}
-    if done.is_file():
+    target = folder / source.into if source.into else folder
+    if done.is_file() and all((target / name).exists() for name in done.read_text(encoding="utf-8").splitlines()):
         return note
     file = download(
         source.url,
@@ -61,14 +62,14 @@ def _get_source(source: Source, folder: Path, keep: bool, progress: Progress | N
         sha256=source.sha256,
         progress=None if progress is None else lambda have, total: progress(source.file, have, total),
     )
-    target = folder / source.into if source.into else folder
+    made = [file]
     if is_archive(source.file):
-        unpack(file, target)
+        made = unpack(file, target)
         for inner in source.then:
-            unpack(target / inner, target)
+            made += unpack(target / inner, target)
         if not keep:
             file.unlink()
-    done.write_text(source.url + "\n", encoding="utf-8")
+    done.write_text("".join(f"{path.name}\n" for path in made), encoding="utf-8")
     return note
 
 
