@@ -91,7 +91,7 @@ def test_unknown_and_absent_trackers_are_refused_before_anything_is_written(
 
 def test_runs_are_named_by_their_folder(tmp_path: Path) -> None:
     options = tracker_options(["wandb", "tensorboard"], tmp_path / "mine")
-    assert options == {"wandb": {"name": "mine", "dir": str(tmp_path / "mine" / "tracking"), "resume": "allow"}}
+    assert options == {"wandb": {"name": "mine", "dir": str(tmp_path / "mine" / "tracking")}}
     assert (tmp_path / "mine" / "tracking").is_dir()
     assert tracker_options(["mlflow", "trackio"], Path("x"))["mlflow"] == {"run_name": "x"}
 

@@ -38,13 +38,13 @@ def tracker_folder(out: Path) -> Path:
 
 
 def tracker_options(names: Sequence[str], out: Path) -> dict[str, dict[str, Any]]:
-    """What each tracker is given when it starts, so that a run bears its folder's name and a resumed one goes on."""
+    """What each tracker is given when it starts, so that a run bears its folder's name and its files lie in that folder."""
     name = out.resolve().name
     options: dict[str, dict[str, Any]] = {
         # files, not a server: the folder must be there before wandb will use it
-        "wandb": {"name": name, "dir": str(tracker_folder(out)), "resume": "allow"},
+        "wandb": {"name": name, "dir": str(tracker_folder(out))},
         "mlflow": {"run_name": name},
-        "trackio": {"name": name, "resume": "allow"},
+        "trackio": {"name": name},
     }
     if "wandb" in names:
         tracker_folder(out).mkdir(parents=True, exist_ok=True)
