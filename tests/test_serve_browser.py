@@ -315,7 +315,7 @@ def test_pictures_of_the_page(chromium: Any) -> None:
             page.wait_for_selector(".triple", timeout=60_000)
         else:
             page.goto(f"{found.url}/#{view}")
-            page.wait_for_selector({"texts": "#text-chart svg", "runs": "#run-chart svg"}[view])
+            page.wait_for_selector({"texts": "#text-chart svg", "runs": "#run-list li:last-child a"}[view], timeout=180_000)
         page.mouse.move(0, 0)
         page.wait_for_timeout(200)
         page.screenshot(path=folder / f"serve-{name}.png", full_page=name != "phone")
