@@ -139,3 +139,24 @@ def test_no_code_in_a_checkpoint_runs(base: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(ModelError, match="without running code"):
         load_model(f"checkpoint:{tmp_path / 'hostile.pt'},{base}")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(base: Path, tmp_path: Path, value: float) -> None:
+    """They loaded without a word, and every picture was class 0."""
+    model = load_model(base)
+    weight = model.backbone.get_parameter("visual_projection.weight")
+    with torch.no_grad():
+        weight[2, :3] = value
+    says = rf"visual_projection\.weight holds 3 NaN or infinite of {weight.numel()} values"
+    model.save_pretrained(tmp_path / "spoilt")
+    with pytest.raises(ModelError, match=f"spoilt': {says}"):
+        load_model(tmp_path / "spoilt")
+    torch.save({"vision_encoder_state_dict": image_tower(to_openai(state(model)))}, tmp_path / "spoilt.pt")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=rf"spoilt\.pt': {says}"):
+        load_model(f"checkpoint:{tmp_path / 'spoilt.pt'},{base}")
+    with torch.no_grad():
+        model.backbone.get_parameter("text_projection.weight")[0, 0] = value
+    model.save_pretrained(tmp_path / "twice")
+    with pytest.raises(ModelError, match="and 1 more tensors are like it"):
+        load_model(tmp_path / "twice")

@@ -1,8 +1,6 @@
 """Hugging Face transformers back end: CLIPModel, SiglipModel, VisionTextDualEncoderModel."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,24 @@ from torch import Tensor
 from tima.errors import ModelError
 from tima.models import lean
 from tima.models.dual_encoder import DualEncoder
+from tima.models.finite import check_finite
+from tima.models.hugging_face_files import (
+    CLIP_MEAN,
+    CLIP_STD,
+    _damaged_file,
+    _first_line,
+    _load_tokenizer,
+    _mean_std,
+    _no_bar,
+    _refuse_pickles,
+    write_preprocessor,
+)
 from tima.models.visual_prompt import save_prompt
 
 TORCHVISION_HINT = (
     "the torchvision that is installed was built for another torch; install the matching one, or uninstall it: "
     "tima does not need it for Hugging Face models"
 )
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 # model_type -> (class name, image prefixes, text prefixes, prefixes of the text projection)
 FAMILIES = {
@@ -124,30 +133,11 @@ class HuggingFaceEncoder(DualEncoder):
         return before
 
 
-def write_preprocessor(folder: Path, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    """`preprocessor_config.json` as CLIPImageProcessor reads it: bicubic to the short side, centre crop, normalise."""
-    config = {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": image_size},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [round(m, 8) for m in mean],
-        "image_std": [round(s, 8) for s in std],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFaceEncoder:
     """Load from a hub name or a local folder. Weights are read as safetensors; no code from the checkpoint is run.
 
     Raises:
-        ModelError: not found, not a supported family, damaged or incomplete weights, or without a tokenizer.
+        ModelError: not found, not a supported family, damaged or incomplete weights, NaN among them, or without a tokenizer.
     """
     import transformers
     from safetensors import SafetensorError
@@ -180,64 +170,7 @@ def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFac
     mean, std = _mean_std(source)
     encoder = HuggingFaceEncoder(backbone, _load_tokenizer(source, config), mean=mean, std=std, name=name or str(source))
     encoder.requires_grad_(False)
-    return encoder
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """A pickle can run code when it is opened, so weights are read as safetensors only."""
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))
-        if pickles:
-            raise ModelError(
-                f"{folder} holds weights only as {pickles[0]}, a format that can run code when it is opened. "
-                "Convert it to model.safetensors (safetensors.torch.save_file) where you trust it."
-            )
-        raise ModelError(f"{folder} holds a config.json but no weights: model.safetensors is missing.")
-
-
-def _damaged_file(source: Path) -> Path:
-    """The weights file that cannot be read, where it is a local one."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(source.glob("*.safetensors")) if source.is_dir() else ():
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError):
-            return file
-    return source
-
-
-def _load_tokenizer(source: str | Path, config: Any) -> Any:
-    """The model's tokenizer. Without its files transformers makes an empty one up, and every text comes out the same."""
-    import transformers
-
-    advice = "Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into the folder."
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # what is raised here depends on the tokenizer's own library
-        raise ModelError(f"'{source}': the tokenizer cannot be loaded: {_first_line(error)}. {advice}") from error
-    highest = max(tokenizer(["a photo of a cat."])["input_ids"][0])
-    if len(tokenizer) < 64 or highest >= config.text_config.vocab_size:
-        raise ModelError(
-            f"'{source}': the tokenizer is missing or of another model ({len(tokenizer)} tokens, the text tower has "
-            f"{config.text_config.vocab_size}). {advice}"
-        )
-    return tokenizer
-
-
-def _mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
-    """The model's own normalisation. A CLIP folder without a preprocessor file gets CLIP's, never ImageNet's."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(source)
-    except OSError as error:
-        file = Path(source) / "preprocessor_config.json"
-        if file.is_file():  # there but unreadable: another mean and standard deviation would cost accuracy unnoticed
-            raise ModelError(f"{file} cannot be read as JSON: {_first_line(error)}") from error
-        return CLIP_MEAN, CLIP_STD
-    return values.get("image_mean", CLIP_MEAN), values.get("image_std", CLIP_STD)
+    return check_finite(encoder, str(source))
 
 
 def _pooled(output: Any) -> Tensor:
@@ -251,18 +184,4 @@ def _embed_dim(backbone: Any) -> int:
     return int(backbone.config.projection_dim)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+__all__ = ["CLIP_MEAN", "CLIP_STD", "FAMILIES", "HuggingFaceEncoder", "load_hugging_face", "write_preprocessor"]

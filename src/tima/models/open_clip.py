@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
+from tima.models.finite import check_finite
 from tima.models.visual_prompt import save_prompt
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
@@ -117,7 +118,7 @@ def load_open_clip(source: str, name: str | None = None) -> OpenClipEncoder:
         raise ModelError(f"'{source}' cannot be loaded: {_short(error)}") from error
     encoder = OpenClipEncoder(backbone, tokenizer, model_config, name=name or source)
     encoder.requires_grad_(False)
-    return encoder
+    return check_finite(encoder, source)
 
 
 def import_open_clip() -> Any:

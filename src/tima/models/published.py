@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tima.errors import ModelError
 from tima.models.dual_encoder import DualEncoder
+from tima.models.finite import check_finite
 from tima.models.key_names import OUTSIDE, TOWERS, to_transformers
 
 # where the weights stand in the dictionary of a file, in the order in which they are looked for
@@ -60,7 +61,7 @@ def load_published(source: str) -> DualEncoder:
         )
     model.backbone.load_state_dict(weights, strict=False)
     model.name = path.name
-    return model.requires_grad_(False)
+    return check_finite(model.requires_grad_(False), str(path))
 
 
 def read_published(path: str | Path) -> dict[str, Tensor]:
