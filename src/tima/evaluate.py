@@ -7,18 +7,16 @@ smaller eps is broken at every larger one and not attacked again; each eps also 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tima._provenance import machine, versions
-from tima.attacks import attack_title, check_stages, find_stages
-from tima.data.image_set import BadImage, ImageSet
-from tima.data.names import set_name
-from tima.data.table import EMBEDDED
-from tima.evaluation.grid import Resized, shared_side
+from tima._provenance import machine
+from tima.attacks import find_stages
+from tima.data.image_set import ImageSet
+from tima.evaluation.grid import Resized
+from tima.evaluation.prepare import behind_resize, fresh_result, on_grid, recipe_data, train_domain
 from tima.evaluation.run import Plan, run
 from tima.evaluation.source import SetSource, as_source
 from tima.evaluation.subject import (
@@ -34,7 +32,7 @@ from tima.evaluation.subject import (
 )
 from tima.models import DualEncoder
 from tima.protocols import Protocol
-from tima.results import Clean, Metrics, Quarantined, Result
+from tima.results import Result
 
 
 def evaluate(
@@ -85,21 +83,20 @@ def evaluate(
     """
     protocol = protocol if precision is None else protocol.override(precision=precision)
     stages = find_stages(protocol.attack, protocol.attack_params)
-    check_stages(stages, protocol.norm)
     for moved in (model, reference):
         if device is not None and moved is not None:
             moved.to(device)
-    images = _on_grid(data, protocol, model.image_size)
+    images = on_grid(data, protocol, model.image_size)
     templates = protocol.prompts(tuple(data.templates))
-    fresh = _fresh(data.name, list(data.class_names), templates, data.quarantine, protocol, images.image_size)
+    fresh = fresh_result(data.name, list(data.class_names), templates, data.quarantine, protocol, images.image_size)
     fresh.model, fresh.pretrained = model_name or model.name, model.name
     fresh.checkpoint_sha256 = weights_sha256(model)
     fresh.machine = machine(str(next(model.parameters()).device))
-    fresh.train_domain = _train_domain(data.name, out, train_data)
+    fresh.train_domain = train_domain(data.name, out, train_data)
 
     def subject() -> tuple[Subject, LogitsFn | None]:
         found = zero_shot_subject(model, data.class_names, templates, protocol.precision, compile)
-        found = _behind_resize(found, images.image_size, model.image_size)
+        found = behind_resize(found, images.image_size, model.image_size)
         if reference is None:
             return found, None
         other = zero_shot_subject(reference, data.class_names, templates, "fp32", False)
@@ -147,81 +144,23 @@ def evaluate_classifier(
         RecipeError: a function without `checkpoint` whose results are to be kept.
     """
     stages = find_stages(protocol.attack, protocol.attack_params)
-    check_stages(stages, protocol.norm)
     if device is not None and isinstance(logits_fn, nn.Module):
         logits_fn.to(device)
     place = torch.device(device) if device is not None else device_of(logits_fn)
     side = data.image_size if isinstance(data, ImageSet) else 0
-    source = as_source(_on_grid(data, protocol, side) if isinstance(data, ImageSet) else data, data_name, class_names)
-    found = _behind_resize(plain_subject(logits_fn, name, place, protocol.precision), source.shape[2], side or source.shape[2])
+    source = as_source(on_grid(data, protocol, side) if isinstance(data, ImageSet) else data, data_name, class_names)
+    found = behind_resize(plain_subject(logits_fn, name, place, protocol.precision), source.shape[2], side or source.shape[2])
     with as_judged(logits_fn), as_judged(reference):
         if not source.class_names:
             loaded = source.load(torch.arange(1))
             source.class_names = [str(c) for c in range(exact_logits(found, loaded.image_BCHW, source.name).shape[1])]
-        fresh = _fresh(source.name, source.class_names, [], source.quarantine, protocol, source.shape[2])
+        fresh = fresh_result(source.name, source.class_names, [], source.quarantine, protocol, source.shape[2])
         fresh.model = fresh.pretrained = name
         fresh.checkpoint_sha256 = checkpoint_sha256(logits_fn, checkpoint, out is not None)
         fresh.machine = machine(str(place))
         return run(
             Plan(fresh, source, protocol, stages, lambda: (found, reference), out, batch_size, gallery, progress)
         )  # fmt: skip
-
-
-def _on_grid(data: ImageSet, protocol: Protocol, model_side: int) -> ImageSet:
-    """The images on the grid that eps applies to."""
-    side = (shared_side(data) if protocol.pixel_grid == "data set" else None) or model_side
-    return data if data.image_size == side else data.at_size(side)
-
-
-def _behind_resize(subject: Subject, side: int, model_side: int) -> Subject:
-    if side == model_side:
-        return subject
-    exact = Resized(subject.exact, model_side)
-    same = subject.attacked is subject.exact  # attack health must see that there is nothing to compare
-    return replace(subject, exact=exact, attacked=exact if same else Resized(subject.attacked, model_side))
-
-
-def _fresh(
-    dataset: str, class_names: list[str], templates: list[str], bad: Sequence[BadImage], protocol: Protocol, grid: int
-) -> Result:
-    return Result(
-        dataset=dataset,
-        model="",
-        pretrained="",
-        metrics=Metrics(acc1=0, acc5=None, mean_per_class_recall=0),
-        clean=Clean(n=0, correct=0, accuracy=0, ci95=(0, 1)),
-        attack=attack_title(protocol.attack, protocol.attack_params),
-        norm=protocol.norm,
-        n=0,
-        seed=protocol.seed,
-        class_names=class_names,
-        templates=templates,
-        protocol={**protocol.content(), "sha256": protocol.sha256},
-        checkpoint_sha256="",
-        versions=versions(),
-        grid=grid,
-        quarantine=[Quarantined(where=item.where, why=item.why) for item in bad],
-        wall_time_s=0,
-    )
-
-
-def recipe_data(run_folder: Path | None) -> str | None:
-    """The training set that a run's `recipe.yaml` names, or None when `run_folder` is no training run."""
-    recipe = None if run_folder is None else Path(run_folder) / "recipe.yaml"
-    if recipe is None or not recipe.is_file():
-        return None
-    import yaml
-
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-    return str(values["data"]) if "method" in values and "data" in values else None
-
-
-def _train_domain(dataset: str, out: Path | None, train_data: str | None) -> bool:
-    """Was the model tuned on this set? Where nothing says so: is it the embedded training set?"""
-    trained_on = train_data or recipe_data(out)
-    if trained_on is not None:
-        return set_name(trained_on) == dataset
-    return dataset in EMBEDDED and EMBEDDED[dataset].domain == "train"
 
 
 __all__ = ["evaluate", "evaluate_classifier", "recipe_data", "weights_sha256"]

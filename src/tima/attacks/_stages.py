@@ -32,16 +32,16 @@ def free_parameters(attack: AttackFn) -> list[str]:
 
 
 def check_stages(stages: Sequence[Stage], norm: str) -> None:
-    """Ask every stage for the adversarial images of no image: what it refuses, it refuses now and not after the clean pass.
+    """Ask every stage of ours for the adversarial images of no image: what it refuses, it refuses now and not after the clean pass.
 
     Raises:
         RecipeError: parameters that a stage does not take, and which stage that is.
     """
     image_BCHW, label_B = torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long)
     for stage in stages:
+        if not stage.attack.__module__.startswith("tima."):  # somebody else's may be unable to do with no image
+            continue
         try:
             stage.attack(lambda x: x.flatten(1)[:, :4], image_BCHW, label_B, 0.01, norm=norm, **stage.params)
         except TimaError as error:
             raise RecipeError(f"Attack '{stage.name}' under {norm}: {error}") from error
-        except Exception:  # it may be unable to do with no image, which is no reason to refuse it
-            continue

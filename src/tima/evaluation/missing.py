@@ -17,7 +17,7 @@ from tima._files import write_json
 from tima.errors import ResultError, TimaError
 from tima.protocols import Protocol
 
-SCHEMA = "tima-missing/1"
+SCHEMA: Literal["tima-missing/1"] = "tima-missing/1"
 
 
 class Missing(BaseModel):
@@ -25,7 +25,7 @@ class Missing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    schema_: Literal["tima-missing/1"] = Field("tima-missing/1", alias="schema")
+    schema_: Literal["tima-missing/1"] = Field(SCHEMA, alias="schema")
     data: str = Field(description="as it was asked for: a name or a path")
     model: str
     protocol: str = Field(description="name@version")
@@ -53,6 +53,7 @@ def describe(error: Exception) -> str:
 def record_missing(folder: str | Path, data: str, protocol: Protocol, model: str, error: Exception) -> Missing:
     """Write the record of a failure, atomically."""
     found = Missing(
+        schema=SCHEMA,
         data=data,
         model=model,
         protocol=str(protocol),

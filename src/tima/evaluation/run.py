@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tima.attacks import Stage
+from tima.attacks import Stage, check_stages
 from tima.evaluation.clean import merge_clean, run_clean
 from tima.evaluation.fingerprint import check_same_images
 from tima.evaluation.gallery import fill_gallery, kept_positions, open_gallery
@@ -67,6 +67,8 @@ def run(plan: Plan) -> Result:
                 finished = True
                 return earlier[0]
             plan.protocol = _as_begun(plan.protocol, earlier[0])
+        else:
+            check_stages(plan.stages, plan.protocol.norm)  # before the clean pass, not after it
         with meter(plan.source.name, plan.progress and shards.main) as bar:
             subject, reference = plan.subject()
             classes = len(plan.fresh.class_names)
