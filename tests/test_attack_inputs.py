@@ -255,3 +255,18 @@ def test_every_attack_as_it_comes_passes_the_check_without_an_image() -> None:
     for name in ATTACKS:
         params = {"source": MODEL} if name == "transfer" else {}
         check_stages(find_stages(name, params), "l_2")
+
+
+@pytest.mark.parametrize("name", [n for n, attack in ATTACKS.items() if "restarts" in inspect.signature(attack).parameters])
+def test_restarts_run_one_after_the_other_so_more_of_them_need_no_more_memory(name: str) -> None:
+    def peak(restarts: int) -> int:
+        sizes: list[int] = []
+
+        def model(image_BCHW: Tensor) -> Tensor:
+            sizes.append(len(image_BCHW))
+            return MODEL(image_BCHW)
+
+        attacked(name, model=model, eps=0.001, restarts=restarts, batch_size=2)
+        return max(sizes)
+
+    assert peak(1) == peak(12) == 2

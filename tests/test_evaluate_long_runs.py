@@ -171,6 +171,25 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(tiny_clip: HuggingFaceEn
     assert result.robust[0].attacks[0].attacked == 17
 
 
+def test_more_restarts_than_memory_allows_at_once_end_in_smaller_batches_and_the_same_counts(
+    tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is short only where gradients are kept: the clean pass is done by then and stays."""
+    encode = tiny_clip.encode_image
+
+    def small_only(image: torch.Tensor, **words: Any) -> torch.Tensor:
+        if image.requires_grad and len(image) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return encode(image, **words)
+
+    data, protocol = agreeing_set(tiny_clip, 20), protocol_for(eps="1/255", attack_params={"steps": 3, "restarts": 9})
+    expected = evaluate(tiny_clip, data, protocol, progress=False)
+    monkeypatch.setattr(tiny_clip, "encode_image", small_only)
+    result = evaluate(tiny_clip, data, protocol, batch_size=16, progress=False)
+    assert counts(result) == counts(expected)
+    assert result.fallbacks == [f"out of memory in pgd at eps 1/255: batch halved to {size}" for size in (8, 4)]
+
+
 def test_out_of_memory_in_the_model_is_met_in_the_clean_pass_too(
     tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
