@@ -68,8 +68,8 @@ def place(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     def model(name: str, **options: Any) -> DualEncoder:
         return build_tiny_clip(tokenizer) if name == "nano" else loader(name, **options)
 
-    def data(name: str, *, image_size: int = 16, **options: Any) -> ImageSet:
-        images = make_image_set(n=32, classes=8, size=16, name=name)
+    def data(name: str, split: str | None = None, image_size: int = 16) -> ImageSet:
+        images = make_image_set(n=96 if name == "pictures" else 32, classes=8, size=16, name=name)
         images.class_names[:] = CIFAR10[:8]
         return images.at_size(image_size)
 
@@ -79,6 +79,7 @@ def place(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
 
     loader = tima.models.load_model
     monkeypatch.setattr(tima.models, "load_model", model)
+    monkeypatch.setattr(tima.models, "nano_folder", lambda: tmp_path / "runs" / "x" / "model")
     monkeypatch.setattr(tima.data, "find_data", data)
     monkeypatch.setattr(tima.protocols, "load_protocol", protocol)
     images = data("cifar10")
