@@ -32,7 +32,7 @@ def free_parameters(attack: AttackFn) -> list[str]:
 
 
 def check_stages(stages: Sequence[Stage], norm: str) -> None:
-    """Ask every stage of ours for the adversarial images of no image: what it refuses, it refuses now and not after the clean pass.
+    """Ask every stage of ours for the adversarial images of no image: what it refuses, it refuses before the clean pass.
 
     Raises:
         RecipeError: parameters that a stage does not take, and which stage that is.
