@@ -1,4 +1,4 @@
-"""One stage of the pre-training: AdamW, alone or beside Muon, warm-up and cosine, checkpoints, a running mean of the weights."""
+"""One stage of the pre-training: AdamW, alone or beside Muon, warm-up, cosine, checkpoints, a running mean of weights."""
 
 import json
 import math

@@ -40,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path, context
     if int(version.split(".")[0]) >= 5:
         tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, **special)  # type: ignore[arg-type]
     else:  # before 5 the class of this name is slow and written in Python; both read files only
-        from transformers import CLIPTokenizerFast
+        from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]
 
         (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
         lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]

@@ -24,6 +24,7 @@ from tima.data.wds.tar_index import NO_LABEL, ShardIndex, index_shard, indexed
 from tima.errors import DataError
 
 Progress = Callable[[int, int], None]
+ATTEMPTS = 30  # to read a shard before a neighbour's download pushes it out of a cache that is smaller than the set
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,13 @@ def _index(shard: str) -> ShardIndex:
         kept = None if size is None else indexed(shard, size)
         if kept is not None:
             return kept
-    return index_shard(local_shard(shard), shard)
+    for _ in range(ATTEMPTS):
+        try:
+            return index_shard(local_shard(shard), shard)
+        except FileNotFoundError:  # a neighbour's download had to make room before this one was read: fetch it again
+            if "://" not in shard:
+                raise
+    raise DataError(f"{shard} is removed again and again to make room for others. Raise TIMA_SHARDS_GB.")
 
 
 def _quarantine(listed: ShardList, indices: list[ShardIndex]) -> list[BadImage]:
