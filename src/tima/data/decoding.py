@@ -34,7 +34,8 @@ def decode(source: bytes | Path, image_size: int, *, upright: bool = False, form
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats and list(formats)) as image:
+        accepted = None if formats is None else list(formats)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=accepted) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
             rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
