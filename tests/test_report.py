@@ -169,6 +169,15 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def test_a_run_called_tima_says_what_it_adds_to_the_method(runs: list[Path]) -> None:
+    assert [run.name for run in read_runs(runs)] == ["original", "TeCoA", "TIMA"]
+    tima = next(path for path, run in zip(runs, read_runs(runs), strict=True) if run.name == "TIMA")
+    (tima / "recipe.yaml").write_text("method: tima\nmethod_config: {w_feature: 0.01}\n")
+    assert [run.name for run in read_runs(runs)] == ["original", "TeCoA", "TIMA + features"]
+    (tima / "recipe.yaml").write_text("method: tima\nmethod_config: {w_feature: 0.0}\n")
+    assert read_runs(runs)[2].name == "TIMA"
+
+
 def test_averages_are_over_zero_shot_sets_and_over_all(runs: list[Path]) -> None:
     (comparison,) = compare(read_runs(runs))
     zero_shot, every = comparison.averages

@@ -26,6 +26,12 @@ METHOD_TITLES = {
     "pmg-aft": "PMG-AFT",
     "laat": "LAAT",
     "tga-zsr": "TGA-ZSR",
+    "comp-tga": "Comp-TGA",
+    "agft": "AGFT",
+    "advflyp": "AdvFLYP",
+    "trades": "TRADES",
+    "mart": "MART",
+    "ft-adv": "FT-adv",
     "zero-shot": "original",
 }
 ORIGINAL = "original"
@@ -108,12 +114,11 @@ def _read_run(folder: Path) -> Run:
     training = not summary_file.is_file() and (folder / "recipe.yaml").is_file()
     summary = _read_recipe(folder / "recipe.yaml") if training else _read_json(summary_file) if summary_file.is_file() else {}
     method = str(summary.get("method", "zero-shot")).replace("_", "-")
+    name = METHOD_TITLES.get(method, method) + _addition(method, folder / "recipe.yaml")
     # not load_results: a run without results is a row of "missing" here, not an error
     paths = sorted(path for path in (folder / "results").glob("*.json") if not path.name.startswith("."))
     results = [Stored(path, read_result(path)) for path in paths]
-    return Run(
-        folder, METHOD_TITLES.get(method, method), 0, summary, _read_metrics(folder / "metrics.jsonl"), results, training
-    )
+    return Run(folder, name, 0, summary, _read_metrics(folder / "metrics.jsonl"), results, training)
 
 
 def _name_apart(runs: list[Run]) -> list[Run]:
@@ -146,8 +151,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _addition(method: str, recipe: Path) -> str:
+    """What a run called TIMA has that the papers' method has not, docs/method.md (11): it must be said where it is named."""
+    if not method.startswith("tima") or not recipe.is_file():
+        return ""
+    weight = (_read_yaml(recipe).get("method_config") or {}).get("w_feature", 0)
+    return " + features" if weight else ""
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     """What a recipe says that a summary will say too."""
+    value = _read_yaml(path)
+    return {name: value[name] for name in ("method", "model", "data", "eps", "steps", "seed") if name in value}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
@@ -156,7 +174,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise ResultError(f"{path} cannot be read: {error}. Restore it or train again in another folder.") from error
     if not isinstance(value, dict):
         raise ResultError(f"{path} should hold the settings of a run, but holds a {type(value).__name__}.")
-    return {name: value[name] for name in ("method", "model", "data", "eps", "steps", "seed") if name in value}
+    return value
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
