@@ -66,6 +66,11 @@ class Objective(nn.Module):
             self.register_buffer(f"extra_{name}_CD", extra_CD, persistent=False)
         if attack.align > 0 and not method.adversarial:
             raise RecipeError(f"attack.align regularises the inner attack, and '{method.name}' has none. Leave it at 0.")
+        if attack.align > 0 and method.attack_loss == "kl":
+            raise RecipeError(
+                f"attack.align compares gradients at the clean image with others, and what '{method.name}' attacks, the "
+                "distance to the student's own clean prediction, has none there. Leave it at 0."
+            )
         self.own = nn.ParameterDict(method.prepare(text0_CD, student.logit_scale.detach()))
 
     @property

@@ -5,6 +5,7 @@ The moving average and the mixture with the original are in `averaging.py`, sing
 """
 
 from tima.config import TrainRecipe
+from tima.errors import RecipeError
 from tima.modifiers.awp import Awp
 from tima.modifiers.base import Modifier, Modifiers
 from tima.modifiers.lora import Lora
@@ -12,7 +13,18 @@ from tima.modifiers.prompt import VisualPrompt
 
 
 def build_modifiers(recipe: TrainRecipe) -> Modifiers:
-    """The modifiers that a recipe asks for; none is the usual case."""
+    """The modifiers that a recipe asks for; none is the usual case.
+
+    Raises:
+        RecipeError: a frame that is to train alone, beside something that trains or moves the towers.
+    """
+    idle = [name for name, setting in (("lora", recipe.lora), ("awp", recipe.awp)) if setting is not None]
+    if recipe.prompt is not None and recipe.prompt.alone and idle:
+        names, verb = " and ".join(idle), "have" if len(idle) > 1 else "has"
+        raise RecipeError(
+            f"prompt.alone=true leaves the towers as they are, so {names} {verb} nothing to do. Leave {names} out, "
+            "or set prompt.alone=false."
+        )
     members: list[Modifier] = []
     if recipe.lora is not None:
         members.append(Lora(recipe.lora, recipe.mix, recipe.seed))

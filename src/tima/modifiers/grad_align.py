@@ -12,6 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tima.attacks import LogitsFn, LossFn
 from tima.attacks.losses import find_loss
 
+VANISHING = 1e-3  # relative length below which a gradient has no direction: differentiating its cosine would blow rounding up
+
 
 def grad_align(
     logits_fn: LogitsFn, image_BCHW: Tensor, target_B: Tensor, eps: float, *, loss: str | LossFn, generator: torch.Generator
@@ -19,7 +21,8 @@ def grad_align(
     """`1 - cos` of the pixel gradients at the clean image and at a uniform point of the ball, mean over the batch.
 
     The weights behind `logits_fn` must be free to train: the gradients are differentiated once more. Images with a gradient of
-    0 at either point have no direction and are left out, as in the published code.
+    0 at either point have no direction and are left out, as in the published code; so are those where one is so small beside
+    the other that its direction is rounding (FARE's first step, where student and original agree).
     """
     drawn_BCHW = torch.rand(image_BCHW.shape, generator=generator, device=generator.device).to(image_BCHW.device)
     shifted_BCHW = image_BCHW + eps * (2 * drawn_BCHW - 1)
@@ -32,7 +35,8 @@ def grad_align(
 
     with sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
         first_BP, second_BP = gradient(image_BCHW), gradient(shifted_BCHW)
-    usable_B = (first_BP.detach().norm(dim=1) > 0) & (second_BP.detach().norm(dim=1) > 0)
+    length_2B = torch.stack([first_BP.detach().norm(dim=1), second_BP.detach().norm(dim=1)])
+    usable_B = length_2B.amin(0) > VANISHING * length_2B.amax(0)
     if not bool(usable_B.any()):
         return first_BP.sum() * 0.0
     # (29) GradAlign: 1 - cos( grad l(x), grad l(x + eta) ), eta ~ U(-eps, eps), mean over the batch

@@ -39,7 +39,7 @@ def inner_attack(
         size = settings.step_size or 1.25 * eps
         return fgsm(logits_fn, image_BCHW, target_B, eps, step_size=size, loss=loss, random_start=True, generator=generator)
     if settings.kind == "n-fgsm":
-        size = settings.step_size or eps
+        size = min(settings.step_size or eps, eps)  # nothing projects it, and while eps warms up a fixed step would outgrow it
         return n_fgsm(logits_fn, image_BCHW, target_B, settings.noise * eps, step_size=size, loss=loss, generator=generator)
     return pgd(
         logits_fn,

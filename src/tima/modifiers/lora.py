@@ -5,6 +5,7 @@ export and everything else need not know of them; the run's checkpoint keeps the
 Formula numbers are those of docs/method.md.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,7 +51,13 @@ class Lora(Modifier):
         replaced = {name for tower in chosen for name in tower if name in params}
         names = self._layers(student.backbone, replaced)
         config = peft.LoraConfig(
-            r=self.settings.rank, lora_alpha=self.settings.alpha, target_modules=names, lora_dropout=0.0, bias="none"
+            r=self.settings.rank,
+            lora_alpha=self.settings.alpha,
+            # a pattern is matched whole; of a list peft takes every layer whose name ends like one: open_clip's text layers are
+            # `transformer...`, its image layers `visual.transformer...`
+            target_modules="|".join(map(re.escape, names)),
+            lora_dropout=0.0,
+            bias="none",
         )
         # the lean image tower reads the weights themselves and would pass the adapters by
         self.lean = student.use_lean(None)
