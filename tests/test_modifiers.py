@@ -101,7 +101,7 @@ def test_every_method_takes_every_modifier(tokenizer, modifier: str) -> None:  #
                 with pytest.raises(RecipeError, match="trains nothing"):
                     Bench(tokenizer, settings)
             continue
-        if name == "ft-clean" and settings.attack.align > 0:
+        if name in ("ft-clean", "trades") and settings.attack.align > 0:
             with pytest.raises(RecipeError, match="has none"):
                 Bench(tokenizer, settings)
             continue
@@ -220,6 +220,26 @@ def test_the_output_layer_of_torch_attention_gets_no_idle_adapter() -> None:
     assert Lora(LoraSettings(), 1.0, 0)._layers(tower, trained) == ["mlp"]
 
 
+def test_adapters_stay_in_their_tower_where_names_end_alike() -> None:
+    """open_clip's image layers are called as its text layers are, with `visual.` before."""
+    pytest.importorskip("peft")
+
+    def blocks() -> nn.Module:
+        return nn.ModuleDict({"transformer": nn.ModuleDict({"c_fc": nn.Linear(4, 4)})})
+
+    backbone = blocks()
+    backbone["visual"] = blocks()  # type: ignore[operator]
+    text, image = ({n: p for n, p in backbone.named_parameters() if n.startswith(w)} for w in ("transformer.", "visual."))
+    student = SimpleNamespace(
+        backbone=backbone, image_parameters=lambda: image, text_parameters=lambda which: text, use_lean=lambda dtype: None
+    )
+    lora = Lora(LoraSettings(tower="text"), 1.0, seed=0)
+    found = lora.attach(student, image | text)  # type: ignore[arg-type]
+    assert {n for n in found if "lora_" in n} == {f"transformer.c_fc.lora_{m}.default.weight" for m in "AB"}
+    with lora.outgoing():
+        assert not any("lora_" in n for n, _ in backbone.named_parameters())
+
+
 def test_a_missing_peft_names_the_extra(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(RecipeError, match=r"tima\[lora\]"):
@@ -297,6 +317,13 @@ def test_a_prompt_trained_alone_is_stored_beside_untouched_weights(world: dict[s
     more = recipe(**{**world, "model": str(tmp_path / "run")}, prompt={"size": 2})
     with pytest.raises(RecipeError, match=r"prompt\.size=3"):
         train(more, tmp_path / "more", progress=False)
+
+
+@pytest.mark.parametrize("other", ["lora", "awp"])
+def test_a_prompt_alone_leaves_nothing_to_do_for_what_is_about_weights(other: str) -> None:
+    settings = recipe(prompt={"alone": True}, **{other: {}})
+    with pytest.raises(RecipeError, match=f"so {other} has nothing to do"):
+        build_modifiers(settings)
 
 
 def test_the_frame_tells_results_apart(tokenizer) -> None:  # type: ignore[no-untyped-def]
@@ -431,6 +458,10 @@ def test_n_fgsm_by_hand() -> None:
         for i in range(20)
     ]
     assert 0.2 < max(reach) <= 0.3, "noise of 2 eps and a step of eps, not projected"
+    for size, expected_step in ((0.04, 0.04), (0.5, 0.1)):  # a fixed step is kept, but does not outgrow eps while that warms up
+        fixed = AttackSettings(kind="n-fgsm", step_size=size, noise=0)
+        moved = inner_attack(fixed, pull(weight), image * 0 + 0.5, label, 0.1, 0.05, "ce", generator) - 0.5
+        assert float(moved.abs().max()) == pytest.approx(expected_step, abs=1e-6)
 
 
 def test_fgsm_starts_at_random_and_stays_in_the_ball() -> None:
@@ -491,6 +522,29 @@ def test_grad_align_by_hand_and_its_gradient_reaches_the_weights() -> None:
         )
         == 0
     )
+
+
+def test_grad_align_leaves_out_what_is_rounding(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """FARE starts where its loss has no gradient at the clean image: only noise is left there, which cosines blow up."""
+    plain, aligned = (
+        Bench(tokenizer, recipe(method="fare", clip_grad=0, attack={"steps": 1, "align": align})) for align in (0.0, 0.2)
+    )
+    plain.step(), aligned.step()
+    for p, q in zip(plain.params.values(), aligned.params.values(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(q.grad, p.grad, atol=1e-5, rtol=1e-4)
+    assert float(aligned.step(1).terms["align"]) > 0, "it is there from the second step on"
+
+
+@pytest.mark.parametrize(("images", "sizes"), [(5, [2, 1, 1, 1]), (4, [1] * 4), (8, [2] * 4), (3, [1] * 3), (9, [3, 2, 2, 2])])
+def test_processes_with_an_image_more_or_less_work_through_as_many_parts(images: int, sizes: list[int]) -> None:
+    from tima.train_batch import TrainBatch
+
+    batch = TrainBatch(torch.arange(images)[:, None, None, None], torch.arange(images), [str(i) for i in range(images)])
+    parts = batch.parts(4)
+    assert [len(p.label_B) for p in parts] == sizes
+    assert torch.cat([p.label_B for p in parts]).tolist() == list(range(images))
+    assert [text for p in parts for text in p.captions or ()] == list(batch.captions or ())
 
 
 # recipes ------------------------------------------------------------------------------------------------------------

@@ -21,9 +21,10 @@ class TrainBatch:
     captions: Sequence[str] | None = None
 
     def parts(self, count: int) -> list["TrainBatch"]:
-        """At most `count` pieces of nearly one size, in order."""
+        """`count` pieces whose sizes differ by one at most, in order; fewer only where there are fewer images."""
         found = []
-        for row_B in torch.arange(len(self.label_B)).chunk(count):
+        # not `chunk`, which may give fewer: processes whose shares differ by an image would then wait for each other for ever
+        for row_B in torch.arange(len(self.label_B)).tensor_split(min(count, max(1, len(self.label_B)))):
             texts = None if self.captions is None else [self.captions[i] for i in row_B.tolist()]
             found.append(TrainBatch(self.image_BCHW[row_B], self.label_B[row_B], texts))
         return found
