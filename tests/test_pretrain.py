@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 
 from tima.data import find_data
 from tima.data.augment import augment
-from tima.errors import ModelError, RecipeError, TrainingError
+from tima.errors import ModelError, RecipeError, TimaError, TrainingError
 from tima.models import load_model
+from tima.models.visual_prompt import PaddingPrompt
 from tima.pretrain import PretrainRecipe, pretrain
 from tima.pretrain.masked import encode_patches
 from tima.pretrain.recipe import ImageSource, Shape, Stage
-from tima.pretrain.run import symmetric_contrastive
+from tima.pretrain.run import _claim, symmetric_contrastive
 from tima.pretrain.sources import gather_pairs, gather_texts
 from tima.pretrain.stage import make_optimizers, run_stage
 from tima.pretrain.student import save
@@ -128,6 +130,41 @@ def test_what_a_stage_leaves_is_the_running_mean(tiny_clip, tmp_path: Path) -> N
     assert left == pytest.approx(mean, abs=1e-6) and abs(left - visited[-1]) > 1e-3
 
 
+def test_a_loss_that_is_not_a_number_leaves_the_checkpoint_whole(tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    params = {"logit_scale": tiny_clip.backbone.logit_scale}
+
+    def loss_fn(step: int, g: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        kl = params["logit_scale"] * (float("nan") if step == 3 else 1.0)
+        return kl, {"kl": kl}
+
+    with pytest.raises(TrainingError, match=r"image, step 3: .*kl = nan.*last good checkpoint is .*image\.pt"):
+        run_stage(
+            "image",
+            Stage(steps=4, batch_size=1, lr=0.1, warmup_steps=1),
+            params,
+            tiny_clip,
+            loss_fn,
+            tmp_path,
+            seed=0,
+            save_every=1,
+        )
+    kept = torch.load(tmp_path / "image.pt", weights_only=True)
+    assert kept["step"] == 3 and float(kept["model"]["logit_scale"]) == float(params["logit_scale"].detach())
+
+
+def test_a_folder_with_other_settings_is_refused(recipe: PretrainRecipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump()))
+    faster = recipe.model_copy(update={"image": recipe.image.model_copy(update={"lr": 0.5}), "seed": 3})
+    _claim(tmp_path, faster)  # nothing has been made yet that could be taken over
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(TimaError, match=r"other settings \(image, seed; see .*--recipe .*recipe\.yaml"):
+        _claim(tmp_path, faster)
+    _claim(tmp_path, recipe)
+    _claim(tmp_path, recipe.model_copy(update={"teacher": "/elsewhere/teacher", "save_every": 7, "val": []}))
+    with pytest.raises(TimaError, match="start"):
+        _claim(tmp_path, recipe.model_copy(update={"start": "nano"}))
+
+
 def test_float16_that_would_overflow_is_not_saved(tiny_clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     for value in (7e4, float("nan")):
         with torch.no_grad():
@@ -166,6 +203,16 @@ def test_all_patches_kept_is_the_ordinary_tower(tiny_clip) -> None:  # type: ign
     rough = encode_patches(tiny_clip, pixels, 1.0, generator, torch.bfloat16)
     assert float((rough * tiny_clip.encode_image(pixels)).sum(-1).detach().min()) > 0.999 and rough.dtype == torch.float32
     assert not torch.allclose(encode_patches(tiny_clip, pixels, 0.5, generator), tiny_clip.encode_image(pixels), atol=1e-3)
+
+
+def test_a_model_with_a_visual_prompt_is_trained_on_with_it(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    model, pixels = build_tiny_clip(tokenizer), torch.rand(3, 3, 16, 16)
+    bare = encode_patches(model, pixels, 1.0, torch.Generator())
+    model.prompt = PaddingPrompt(3, 16).requires_grad_(False)
+    model.prompt.value_K.fill_(0.7)
+    found = encode_patches(model, pixels, 1.0, torch.Generator())
+    torch.testing.assert_close(found, model.encode_image(pixels), atol=1e-5, rtol=1e-4)
+    assert float((found - bare).detach().abs().max()) > 1e-2
 
 
 def test_augmentation_is_keyed_and_stays_in_range() -> None:

@@ -31,4 +31,4 @@ def encode_patches(
         N = len(weights.position_NW) - 1
         order_BN = torch.rand(len(image_BCHW), N, generator=generator)
         keep_BK = order_BN.topk(max(1, round(keep * N)), dim=1).indices.to(image_BCHW.device)
-    return F.normalize(lean.image_features(weights, image_BCHW, keep_BK), dim=-1)
+    return F.normalize(lean.image_features(weights, student.prompted(image_BCHW), keep_BK), dim=-1)

@@ -11,6 +11,7 @@ Losses (shapes: `B` pairs, `D` width, `K` bank entries; `v`, `t` student, `v0`, 
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ import yaml
 from torch import Tensor
 
 from tima._files import write_text
+from tima.config import load_yaml, validate
 from tima.data import ImageSet, find_data
 from tima.data.augment import augment
+from tima.errors import RecipeError, TimaError
 from tima.models import DualEncoder, ZeroShotClassifier, load_model
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.pretrain import cache
@@ -32,8 +35,13 @@ from tima.pretrain.texts import encode_texts, read_broader
 
 
 def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
-    """Run or resume; returns the folder of the finished model (Hugging Face format, float16 safetensors)."""
+    """Run or resume; returns the folder of the finished model (Hugging Face format, float16 safetensors).
+
+    Raises:
+        TimaError: the folder holds work of a run with other settings.
+    """
     out = Path(out)
+    _claim(out, recipe)
     write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     pairs = gather_pairs(recipe)
     texts, bank = gather_texts(recipe, pairs)
@@ -48,6 +56,35 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
         text_stage(recipe, out, student, teacher, texts)
     image_stage(recipe, out, student, teacher, pairs, bank)
     return save(student, out)
+
+
+def _claim(out: Path, recipe: PretrainRecipe) -> None:
+    """Refuse a folder whose checkpoints, tokenizer or cached teacher belong to other settings: they would be taken over."""
+    stored = out / "recipe.yaml"
+    if not stored.is_file() or not any(
+        (out / name).exists() for name in ("text.pt", "image.pt", "start", "tokenizer", "cache")
+    ):
+        return
+    now = _settings(recipe)
+    try:
+        before = _settings(validate(PretrainRecipe, load_yaml(stored), str(stored)))
+    except RecipeError:
+        before = {}
+    if different := [name for name in now if before.get(name) != now[name]]:
+        raise TimaError(
+            f"{out} holds a run with other settings ({', '.join(different)}; see {stored}). Give another --out, or delete the "
+            f"folder, or go on with its own settings: tima pretrain --recipe {stored} --out {out}"
+        )
+
+
+def _settings(recipe: PretrainRecipe) -> dict[str, Any]:
+    """What makes the weights; files count by their names, as a run may go on where they lie elsewhere."""
+    found = recipe.model_dump(exclude={"save_every", "val"})
+    for key in ("teacher", "start", "nouns", "sentences", "tokenizer", "broader"):
+        found[key] = found[key] and Path(found[key]).name
+    found["captions"] = [Path(file).name for file in recipe.captions]
+    found["images"] = [source | {"data": Path(source["data"]).name} for source in found["images"]]
+    return found
 
 
 def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, teacher: DualEncoder, texts: list[str]) -> None:

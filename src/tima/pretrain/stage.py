@@ -44,6 +44,9 @@ def run_stage(
     Args:
         loss_fn: `(step, generator) -> loss, terms`; all its random numbers come from `generator`, which `step` keys.
         score: accuracy in percent on one of `val`; asked five checkpoints apart, of the weights that would be kept.
+
+    Raises:
+        TrainingError: the loss or the gradient became NaN or infinite.
     """
     file = out / f"{name}.pt"
     for other in student.backbone.parameters():
@@ -71,7 +74,16 @@ def run_stage(
         for p in params.values():
             p.grad = None
         loss.backward()
-        nn.utils.clip_grad_norm_(list(params.values()), 1.0)
+        norm = nn.utils.clip_grad_norm_(list(params.values()), 1.0)
+        if not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm)):  # before an update and a checkpoint take it in
+            values = {"loss": loss, **terms, "gradient norm": norm}
+            named = ", ".join(f"{k} = {float(v.detach()):.3g}" for k, v in values.items())
+            kept = f"The last good checkpoint is {file}" if file.is_file() else "No checkpoint had been written yet"
+            log.close()
+            raise TrainingError(
+                f"Stage {name}, step {step}: {named}. Nothing was updated with it. {kept}. Start anew with a smaller lr or a "
+                "longer warm-up."
+            )
         for optimizer in optimizers:
             optimizer.step()
         if "logit_scale" in params:
