@@ -22,7 +22,7 @@ from tima.export import TARGETS, export_model, push_folder
 from tima.export import hugging_face as hf_target
 from tima.export.probe import compare, make_probe
 from tima.export.targets import Target
-from tima.models import ZeroShotClassifier
+from tima.models import ZeroShotClassifier, load_model
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.results import load_results
 
@@ -293,6 +293,9 @@ def test_results_of_other_weights_are_left_out(run_folder: Path, tokenizer: Any,
     other = build_tiny_clip(tokenizer, seed=1)
     metadata, text = card_of(export_model(other, "hf", tmp_path / "out", run=run_folder))
     assert "model-index" not in metadata and "was measured on other weights" in text
+    # nor is what the recipe says: these weights were not tuned by it
+    assert "not tuned by it" in text and "TeCoA" not in text and "## Training" not in text and "tecoa" not in metadata["tags"]
+    assert "the recipe of robust-cat made other weights" in text
     bare = card_of(export_model(other, "hf", tmp_path / "bare"))[1]
     assert "not tuned by it" in bare and "None were measured on these weights" in bare and "## Training" not in bare
 
@@ -307,6 +310,31 @@ def test_nobodys_disk_is_on_the_card(tiny_clip: HuggingFaceEncoder, tmp_path: Pa
     assert "home-of-ada" not in (folder / "README.md").read_text() and str(tmp_path) not in (folder / "README.md").read_text()
     assert "`start`" in (folder / "README.md").read_text() and "| data | photos |" in (folder / "README.md").read_text()
     assert str(tmp_path) not in (folder / "tima_export.json").read_text()
+
+
+def test_the_card_names_what_was_added_to_the_method(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+    from tima.config import TrainRecipe, dump
+
+    run = tmp_path / "run"
+    tiny_clip.save_pretrained(run / "model")
+    (run / "recipe.yaml").write_text(dump(TrainRecipe(method="tima", method_config={"w_feature": 0.01})))
+    text = card_of(export_model(run, "hf", tmp_path / "out"))[1]
+    assert "tuned with TIMA + features at eps" in text and "| method config | w_feature 0.01 |" in text
+    model = load_model(run)  # the same weights from elsewhere are still that run's
+    assert "TIMA + features" in card_of(export_model(model, "hf", tmp_path / "again", run=run))[1]
+
+
+def test_two_protocols_of_one_name_are_told_apart(run_folder: Path) -> None:
+    from tima.export.card_text import protocols, result_tables
+    from tima.export.story import Story
+
+    first = load_results(run_folder)[0]
+    second = first.model_copy(update={"dataset": "far", "protocol": {**first.protocol, "samples": 7, "sha256": "cd" * 32}})
+    story = Story("x", "tecoa", "nano", results=[first, second])
+    assert story.label(first) != story.label(second) and story.label(second).endswith("(cdcdcdcd)")
+    listed = "\n".join(protocols(story))
+    assert "samples 12" in listed and "samples 7" in listed
+    assert sum(line.startswith("| data |") for line in "\n".join(result_tables(story)).splitlines()) == 2
 
 
 def test_suspicious_numbers_are_marked(run_folder: Path) -> None:

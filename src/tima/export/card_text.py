@@ -11,7 +11,7 @@ from tima.results import Result
 if TYPE_CHECKING:
     from tima.export.targets import Classes, Target
 
-SHOWN = ("method", "model", "data", "eps", "steps", "batch_size", "lr", "precision", "templates", "seed")
+SHOWN = ("method", "method_config", "model", "data", "eps", "steps", "batch_size", "lr", "precision", "templates", "seed")
 
 
 def use(
@@ -102,7 +102,7 @@ def training(story: Story) -> list[str]:
     lines = [
         f"| {key.replace('_', ' ')} | {_value(_public(key, story.recipe[key]))} |"
         for key in SHOWN
-        if story.recipe.get(key) is not None
+        if story.recipe.get(key) not in (None, {})
     ]
     facts = {"train_images": "training images", "train_classes": "training classes", "best_step": "kept weights of step"}
     lines += [
@@ -166,6 +166,8 @@ def provenance(story: Story, weights_sha256: str) -> list[str]:
 
 
 def _public(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: public_name(part) if isinstance(part, str) else part for name, part in value.items()}
     return public_name(str(value)) if key in ("model", "data") else value
 
 

@@ -155,10 +155,12 @@ def check_graphs(
     found: dict[str, float] = {}
     for n in (1, len(probe.pixel_BCHW)):
         image_BD = run("image_encoder", {"pixels": probe.pixel_BCHW[:n]})
-        found["image embeddings"] = compare(f"The image embeddings of {n}", image_BD, probe.image_BD[:n], TOLERANCE)
+        worst = compare(f"The image embeddings of {n}", image_BD, probe.image_BD[:n], TOLERANCE)
+        found["image embeddings"] = max(worst, found.get("image embeddings", 0.0))
     for n in (1, len(probe.texts)):
         text_CD = run("text_encoder", {k: v.cpu() for k, v in model_tokens(model, probe.texts[:n]).items()})
-        found["text embeddings"] = compare(f"The text embeddings of {n}", text_CD, probe.text_CD[:n], TOLERANCE)
+        worst = compare(f"The text embeddings of {n}", text_CD, probe.text_CD[:n], TOLERANCE)
+        found["text embeddings"] = max(worst, found.get("text embeddings", 0.0))
     if classes is not None:
         ours = ZeroShotClassifier(model, classes.names, classes.templates)
         with torch.no_grad():

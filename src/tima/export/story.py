@@ -7,8 +7,11 @@ from typing import Any
 
 from tima.config import load_yaml
 from tima.eps import format_eps, parse_eps
-from tima.models import DualEncoder
-from tima.report.runs import METHOD_TITLES, read_runs
+from tima.errors import ModelError
+from tima.evaluation.subject import weights_sha256 as hash_of
+from tima.models import DualEncoder, load_model
+from tima.report.comparison import protocol_label
+from tima.report.runs import read_runs
 from tima.results import Result
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -21,6 +24,7 @@ class Story:
     Attributes:
         title: the card's heading.
         method: the training method's name, None for a model that nobody tuned here.
+        method_title: the method as reports name it, with what was added to it.
         base: what training started from, or the model's own name.
         recipe: `recipe.yaml`, empty without a run.
         summary: `summary.json`, empty without a finished run.
@@ -35,6 +39,7 @@ class Story:
     summary: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    method_title: str = ""
 
     @property
     def sentence(self) -> str:
@@ -42,7 +47,7 @@ class Story:
         if self.method is None:
             return f"The dual encoder `{self.base}` as exported by tima, not tuned by it."
         eps = f" at eps {format_eps(parse_eps(self.recipe['eps']))}" if self.recipe.get("eps") else ""
-        name = METHOD_TITLES.get(self.method, self.method)
+        name = self.method_title or self.method
         return f"The dual encoder `{self.base}`, tuned with {name}{eps}: a zero-shot classifier for pictures under attack."
 
     @property
@@ -51,10 +56,12 @@ class Story:
         name = self.base.removeprefix("hf-hub:")
         return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
-    @staticmethod
-    def label(result: Result) -> str:
-        """`protocol@version`, which a number means nothing without."""
-        return f"protocol {result.protocol.get('name', 'unnamed')}@{result.protocol.get('version', '?')}"
+    def label(self, result: Result) -> str:
+        """`protocol@version`, which a number means nothing without; with its hash where that name does not say which it was."""
+        name = protocol_label(result.protocol)
+        hashes = {other.protocol.get("sha256") for other in self.results if protocol_label(other.protocol) == name}
+        which = f" ({str(result.protocol.get('sha256', ''))[:8]})" if name.startswith("custom@") or len(hashes) > 1 else ""
+        return f"protocol {name}{which}"
 
 
 def public_name(name: str) -> str:
@@ -84,4 +91,17 @@ def read_story(model: DualEncoder, run: Path | None, weights_sha256: str) -> Sto
             results.append(stored.record)
     base = public_name(str(recipe.get("model") or found.summary.get("model") or model.name))
     method = recipe.get("method") or found.summary.get("method")
-    return Story(run.resolve().name, None if method is None else str(method), base, recipe, found.summary, results, left_out)
+    if method is None:
+        return Story(run.resolve().name, None, base, recipe, found.summary, results, left_out)
+    if not (results or Path(model.name) == run or _made(run, weights_sha256)):
+        left_out.append(f"the recipe of {run.resolve().name} made other weights")
+        return Story(own, None, public_name(model.name), left_out=left_out)
+    return Story(run.resolve().name, str(method), base, recipe, found.summary, results, left_out, found.name)
+
+
+def _made(run: Path, weights_sha256: str) -> bool:
+    """Whether these are the weights that the run kept."""
+    try:
+        return hash_of(load_model(run)) == weights_sha256
+    except ModelError:  # it has kept none
+        return False
