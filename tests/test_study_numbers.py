@@ -8,11 +8,13 @@ import pytest
 
 from tima.errors import ResultError
 from tima.stats import mcnemar, stratified_bootstrap
+from tima.study.accuracy import accuracy_sections
+from tima.study.accuracy import tests as find_tests
 from tima.study.claims import DOES_NOT, HOLDS, UNDECIDED, Estimate, evenness, pool, pooled_correlation, verdict
 from tima.study.compare import compare, mean_over_columns
 from tima.study.fronts import Point, front
-from tima.study.lines import Number
-from tima.study.records import pack, unpack
+from tima.study.lines import Line, Number, View
+from tima.study.records import KeptResult, KeptRun, pack, unpack
 
 
 def coins(n: int, share: float, seed: int) -> np.ndarray:
@@ -124,3 +126,31 @@ def test_bitmaps_keep_every_outcome() -> None:
         assert (unpack(pack(bits), n) == bits).all()
     with pytest.raises(ValueError, match="cannot hold 17"):
         unpack("mIA=", 17)
+
+
+def kept_run(row: str, seed: int, right: dict[str, list[int]]) -> KeptRun:
+    """A run of a row with outcomes on some sets, under the protocol `p`."""
+    results = [
+        KeptResult(
+            data=data, protocol="p", file=data, sha256="", sidecar_sha256="", checkpoint_sha256="", n=len(bits), classes=2,
+            images_sha256=data, train_domain=False, right={"clean": pack(bits)}, correct={"clean": sum(bits)}, forwards=0,
+            backwards=0, wall_time_s=0.0, finished=None,
+        )
+        for data, bits in right.items()
+    ]  # fmt: skip
+    return KeptRun(row=row, key=row, eps="4/255", data="toy", seed=seed, state="finished", recipe={}, results=results)
+
+
+def test_an_average_needs_the_same_seeds_on_every_set() -> None:
+    """Seed 1 failed on `a`, seed 0 on `b`: one result a set, but of two different models; nothing may be averaged or tested."""
+    good, bad = [1, 1, 1, 0], [0, 0, 0, 1]
+    crossed = Line("x", "x", [kept_run("x", 0, {"a": good}), kept_run("x", 1, {"b": good})])
+    whole = Line("y", "y", [kept_run("y", 0, {"a": bad, "b": bad}), kept_run("y", 1, {"a": bad, "b": good})])
+    view = View({"name": "p", "version": 1}, "p", [crossed, whole], ["a", "b"], ["a", "b"], [], [], ["clean"])
+    number = view.average(whole, "clean")
+    assert number is not None and number.by_seed == (0.25, 0.5) and number.value == 0.375
+    assert view.average(crossed, "clean") is None
+    assert view.pairs(crossed, whole, ["clean"], ["a", "b"]) is None and find_tests(view, "y", None) == []
+    assert view.pairs(crossed, whole, ["clean"], ["a"]) is not None and len(find_tests(view, "y", ["a", "b"])) == 2
+    cell = next(row for row in accuracy_sections(view, "y", "k")[0].tables[0].rows if row[0] == "x")[2]
+    assert cell == "missing: not every seed on every set"

@@ -170,6 +170,8 @@ def _cell(number: Number | None, view: View, line: Line, where: str) -> str:
     if number is None:
         sets = view.zero_shot if where == AVERAGE else [where]
         have = sum(bool(line.results(data, view.sha256)) for data in sets)
+        if have == len(sets) and not view.whole(line, sets):
+            return "missing: not every seed on every set"
         return f"missing: {have} of {len(sets)} sets" if len(sets) > 1 else "missing"
     spread = "" if number.spread is None else f" ± {percent(number.spread)}"
     return f"{percent(number.value)} ({_range(number)}){spread}"

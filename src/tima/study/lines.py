@@ -69,6 +69,14 @@ class View:
     def label(self) -> str:
         return f"{self.protocol['name']}@{self.protocol['version']}"
 
+    def seeds(self, line: Line, data: str) -> tuple[int, ...]:
+        """Of the line's runs that were judged on this set."""
+        return tuple(run.seed for run in line.runs for r in run.results if r.data == data and r.protocol == self.sha256)
+
+    def whole(self, line: Line, sets: Sequence[str]) -> bool:
+        """Whether the very same seeds were judged on each of these sets."""
+        return len({self.seeds(line, data) for data in sets}) == 1
+
     def right(self, line: Line, data: str, column: str) -> np.ndarray | None:
         """Outcomes `S x N`; None where a line has no result or its seeds saw different images."""
         results = line.results(data, self.sha256)
@@ -92,7 +100,7 @@ class View:
         """
         found = [self.right(line, data, column) for data in self.zero_shot]
         sets = [f for f in found if f is not None]
-        if not sets or len(sets) < len(found) or len({len(f) for f in sets}) > 1:
+        if not sets or len(sets) < len(found) or not self.whole(line, self.zero_shot):
             return None
         counts = [(float(f.mean(1).mean()) * f.shape[1], f.shape[1]) for f in sets]
         value, low, high = macro_average(counts)
@@ -102,9 +110,13 @@ class View:
     def pairs(
         self, first: Line, second: Line, columns: Sequence[str], sets: Sequence[str]
     ) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        """Outcomes of both on each set, several columns side by side; None unless they judged the same images everywhere."""
+        """Outcomes of both on each set, several columns side by side; None unless they judged the same images everywhere,
+        each with the same seeds on every set.
+        """
         from tima.study.compare import mean_over_columns
 
+        if not (self.whole(first, sets) and self.whole(second, sets)):
+            return None
         found = []
         for data in sets:
             hashes = {r.images_sha256 for line in (first, second) for r in line.results(data, self.sha256)}
