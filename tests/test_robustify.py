@@ -233,3 +233,51 @@ def test_a_real_processor_from_a_folder(tiny_clip: HuggingFaceEncoder, tmp_path:
     write_preprocessor(tmp_path, 16, [0.5] * 3, [0.5] * 3)
     tuned, _ = tima.robustify(tiny_clip.backbone, AutoProcessor.from_pretrained(tmp_path), make_image_set(24), **QUICK)
     assert type(tuned).__name__ == "CLIPModel"
+
+
+def test_a_kept_run_knows_its_pictures_and_its_normalisation(
+    tiny_clip: HuggingFaceEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same labels, other pixels: the stored model answers for other data, so it is not handed out."""
+    images, processor = make_image_set(24), clip_processor(tiny_clip.tokenizer)
+    turned = [(Image.fromarray(255 - np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))), name) for data, name in (  # type: ignore[arg-type]
+        (images.read(i), images.class_names[int(images.label_B[i])]) for i in range(len(images))
+    )]  # fmt: skip
+    tima.robustify(tiny_clip.backbone, processor, pairs_of(images), out=tmp_path / "run", **QUICK)
+    with pytest.raises(TimaError, match="holds a run with other settings"):
+        tima.robustify(tiny_clip.backbone, processor, turned, out=tmp_path / "run", **QUICK)
+    with pytest.raises(TimaError, match="holds a run with other settings"):
+        other = clip_processor(tiny_clip.tokenizer, image_mean=[0.1, 0.2, 0.3])
+        tima.robustify(tiny_clip.backbone, other, pairs_of(images), out=tmp_path / "run", **QUICK)
+    monkeypatch.chdir(tmp_path)  # the same folder under another name is the same run
+    assert tima.robustify(tiny_clip.backbone, processor, pairs_of(images), out="run", **QUICK).record.folder == Path("run")
+
+
+def test_ten_pictures_leave_one_to_validate_with(tiny_clip: HuggingFaceEncoder) -> None:
+    """2 % of ten pictures is one, which may be of a held-out class: then the set of seen classes had nothing."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        (rng.integers(0, 256, (20, 24, 3), dtype=np.uint8), ("cat", "dog", "ship", "car", "tree")[i % 5]) for i in range(10)
+    ]
+    settings = QUICK | {"held_out_classes": 0.1, "steps": 1, "batch_size": 2}
+    record = tima.robustify(tiny_clip.backbone, clip_processor(tiny_clip.tokenizer), pairs, **settings).record
+    assert record.summary["val"]["seen"]["n"] >= 1 and record.summary["val"]["unseen"]["n"] >= 1
+    assert record.summary["train_images"] >= 2
+    images, held = make_image_set(24, classes=4), torch.randperm(4, generator=torch.Generator().manual_seed(1))[:2]
+    is_held_B = torch.isin(images.label_B, held)
+    for part_B, message in (
+        (is_held_B, "has 0 pictures of the 2 classes"),
+        (~is_held_B, "no pictures of the held-out classes"),
+    ):
+        some = images.subset(part_B.nonzero().flatten())  # the class list still names all four
+        with pytest.raises(DataError, match=message):
+            tima.robustify(tiny_clip.backbone, clip_processor(tiny_clip.tokenizer), some, **settings)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV"])
+def test_pictures_in_modes_that_png_lacks(mode: str) -> None:
+    level_HWC = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    picture = Image.fromarray(level_HWC).convert("RGB")
+    picture = picture.convert(mode) if mode != "LAB" else Image.new("LAB", (16, 16), (128, 128, 128))
+    images = as_image_set([(picture, "cat"), (picture, "dog")], 16)
+    assert np.array_equal(decode(images.read(0), 16).numpy(), np.asarray(picture.convert("RGB")).transpose(2, 0, 1))

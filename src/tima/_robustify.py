@@ -23,6 +23,7 @@ from tima.data import ImageSet, decode, find_data
 from tima.data.decoding import MAX_PIXELS, _to_rgb
 from tima.data.in_memory import KINDS, Encoded, as_image_set
 from tima.errors import DataError, ModelError, RecipeError
+from tima.evaluation.fingerprint import LOOK
 from tima.evaluation.subject import weights_sha256
 from tima.models.hugging_face import FAMILIES, _no_bar, write_preprocessor
 
@@ -121,8 +122,10 @@ def _run(
 ) -> Robustified:
     from tima.train import train
 
-    # the weights' hash is in the folder's name and so in the recipe: a run begun with another model is refused, not resumed
-    start = out / f"start-{weights_sha256(model)[:12]}"
+    # the hash is in the folder's name and so in the recipe: a run begun with another model is refused, not resumed. Resolved,
+    # so that the same folder named otherwise is the same run
+    begun = f"{weights_sha256(model)} {_normalisation(processor.image_processor)}"
+    start = out.resolve() / f"start-{hashlib.sha256(begun.encode()).hexdigest()[:12]}"
     images, source = _training_set(data, processor.image_processor, size)
     values = {"method": method, "eps": eps, "steps": steps, **settings, "model": str(start), "data": source}
     recipe: TrainRecipe = validate(TrainRecipe, values, "robustify")
@@ -169,11 +172,16 @@ def _checked_size(model: Any, processor: Any) -> int:
     return size
 
 
+def _normalisation(image_processor: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the channels, in units of [0, 1]."""
+    if not getattr(image_processor, "do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    return [float(m) for m in image_processor.image_mean], [float(s) for s in image_processor.image_std]
+
+
 def _write_start(model: Any, processor: Any, size: int, folder: Path) -> None:
     """The model as the trainer loads it. A copy on disk, so that nothing that training does can reach the one given."""
-    images = processor.image_processor
-    plain = not getattr(images, "do_normalize", True)
-    mean, std = ([0.0] * 3, [1.0] * 3) if plain else (images.image_mean, images.image_std)
+    mean, std = _normalisation(processor.image_processor)
     with atomic_folder(folder) as part, _no_bar(), _same_config(model):
         model.save_pretrained(part, safe_serialization=True)
         processor.tokenizer.save_pretrained(part)
@@ -204,11 +212,20 @@ def _training_set(data: Any, image_processor: Any, size: int) -> tuple[ImageSet 
         if data is None:
             raise DataError(f"robustify got no data. Give {KINDS}.")
         images = as_image_set(data, size)
-    facts = json.dumps([images.class_names, images.label_B.tolist()]).encode()
-    source = f"{images.name} ({len(images)} pictures in memory, {hashlib.sha256(facts).hexdigest()[:12]})"
     if not same:
         images = replace(images, read=Resized(images.read, image_processor), decoded=None)
-    return images, source
+    return images, f"{images.name} ({len(images)} pictures in memory, {_fingerprint(images)})"
+
+
+def _fingerprint(images: ImageSet) -> str:
+    """Of classes, labels and the pixels of `LOOK` pictures spread over the set: other data must not go on with a kept run."""
+    digest = hashlib.sha256(json.dumps([images.class_names, images.label_B.tolist()]).encode())
+    for index in np.linspace(0, len(images) - 1, min(LOOK, len(images))).astype(int).tolist():
+        try:
+            digest.update(decode(images.read(index), images.image_size).numpy().tobytes())
+        except Exception as error:  # readers raise anything; training leaves the picture out and says so
+            digest.update(type(error).__name__.encode())
+    return digest.hexdigest()[:12]
 
 
 def _levels(image_processor: Any, pictures: list[Image.Image]) -> np.ndarray:

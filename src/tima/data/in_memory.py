@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tima.data.decoding import _to_rgb
 from tima.data.image_set import ImageSet
 from tima.errors import DataError
 
+PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")  # what PIL can write as PNG
 LABELS = ("label", "labels", "fine_label", "class", "target")
 KINDS = "an ImageSet, a datasets.Dataset, a list of (image, class name), or the path or name of a data set"
 
@@ -108,6 +110,8 @@ class Encoded:
         if isinstance(image, (bytes, Path)):
             return image
         picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        if picture.mode not in PNG_MODES:  # CMYK and its kin: from a file they are decoded by this too
+            picture = _to_rgb(picture)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
