@@ -260,3 +260,34 @@ def test_too_few_classes(world: dict[str, str], tmp_path: Path) -> None:
         (tmp_path / "one" / "cat" / f"{i}.png").write_bytes(png(np.zeros((16, 16, 3), np.uint8)))
     with pytest.raises(DataError, match="at least two"):
         train(recipe(world, data=str(tmp_path / "one")), tmp_path / "run", progress=False)
+
+
+def work(rank: int, world_size: int, port: int, settings: TrainRecipe, out: str) -> None:
+    """One of the processes that `torchrun` would start; two runs, as a program that goes on after the first would have."""
+    import os
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), ACCELERATE_USE_CPU="true")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    train(settings, Path(out) / "two", progress=False)
+    uneven = {**settings.model_dump(), "method": "tecoa", "batch_size": 9, "accumulate": 4, "steps": 2}
+    train(TrainRecipe(**uneven), Path(out) / "uneven", progress=False)
+
+
+def test_two_processes_learn_what_one_does(world: dict[str, str], tmp_path: Path) -> None:
+    """Without an attack, whose random starts are each process's own: the mean of the halves' gradients is the batch's, also at
+    the worst weights. Then a batch that is shared 5 to 4, in four parts: neither process waits for the other for ever."""
+    from safetensors.torch import load_file
+    from test_shards import free_port
+
+    settings = recipe(
+        world, method="ft-clean", steps=3, augment="none", precision="fp32", optimizer="sgd", lr=0.1, awp={"gamma": 0.02}
+    )
+    torch.multiprocessing.spawn(work, (2, free_port(), settings, str(tmp_path)), nprocs=2)
+    train(settings, tmp_path / "one", progress=False)
+    one, two = (load_file(tmp_path / name / "checkpoint" / "trained.safetensors") for name in ("one", "two"))
+    start = load_model(world["model"]).backbone
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-4, msg=name)
+    assert max(float((value - start.get_parameter(name)).abs().max()) for name, value in one.items()) > 1e-3
+    assert json.loads((tmp_path / "uneven" / "summary.json").read_text())["images_seen"] == 18

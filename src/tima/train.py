@@ -120,8 +120,9 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
                 save_checkpoint(out / "checkpoint", params, optimizer, state, averages)
         if main:
             write_json(out / "summary.json", _summary(recipe, state, split, quarantined=len(log.bad_seen)))
-    accelerator.end_training()
     accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:  # not `end_training`: it also ends the process group, which the caller may go on using
+        tracker.finish()
     return out / "model"
 
 
