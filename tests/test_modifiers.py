@@ -343,6 +343,23 @@ def test_weight_decay_leaves_the_frame_alone_and_it_has_its_own_rate(tokenizer) 
     assert (group["lr_scale"], group["weight_decay"]) == (7, 0)
 
 
+def test_the_original_of_a_new_frame_is_no_frame(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    """Also of one that starts at random; a model's own frame is mixed as its weights are."""
+    from tima.averaging import Averages
+
+    for student, original in ((build_tiny_clip(tokenizer), 0.0), (with_prompt(build_tiny_clip(tokenizer)), 1.0)):
+        settings = recipe(prompt={"size": 3, "init": 1.0, "alone": True}, mix=0.25)
+        modifiers = build_modifiers(settings)
+        params = modifiers.attach(student, find_method("tecoa")().trainable(student))
+        (value,) = params.values()
+        start, averages = value.detach().clone(), Averages(params, 0.0, settings.mix, modifiers.adapters)
+        with torch.no_grad():
+            tuned = value.add_(1).clone()
+        with averages.applied(), modifiers.outgoing():
+            torch.testing.assert_close(value.detach(), 0.75 * original * start + 0.25 * tuned)
+        assert torch.equal(value, tuned)
+
+
 @pytest.mark.parametrize("size", [0, 8])
 def test_a_frame_that_does_not_fit_is_refused(size: int) -> None:
     with pytest.raises(ModelError, match="At most 7"):

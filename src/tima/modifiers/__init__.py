@@ -29,7 +29,7 @@ def build_modifiers(recipe: TrainRecipe) -> Modifiers:
     if recipe.lora is not None:
         members.append(Lora(recipe.lora, recipe.mix, recipe.seed))
     if recipe.prompt is not None:
-        members.append(VisualPrompt(recipe.prompt, recipe.seed))
+        members.append(VisualPrompt(recipe.prompt, recipe.mix, recipe.seed))
     if recipe.awp is not None:
         members.append(Awp(recipe.awp, round(recipe.awp.warmup * recipe.steps)))
     return Modifiers(members)
