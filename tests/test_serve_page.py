@@ -202,9 +202,10 @@ def test_the_compose_file_is_careful() -> None:
     assert service["read_only"] is True and service["cap_drop"] == ["ALL"] and service["tmpfs"] == ["/tmp"]
     assert "no-new-privileges:true" in service["security_opt"] and service["volumes"] == ["./runs:/runs:ro"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])  # there is no login
+    assert service["command"] == ["--runs", "/runs", "--name", "localhost"]  # published on this machine: no stranger's name
     grace = int(service["stop_grace_period"].removesuffix("s"))
     assert grace > Limits().attack_seconds + 5
     assert set(service) <= {
         "build", "image", "ports", "volumes", "read_only", "tmpfs", "cap_drop", "security_opt", "mem_limit", "pids_limit",
-        "restart", "stop_grace_period",
+        "restart", "stop_grace_period", "command",
     }  # fmt: skip

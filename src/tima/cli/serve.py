@@ -26,6 +26,13 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on. There is no login: think before opening it to others.")
     ] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host name that it may be reached by, besides localhost and IP addresses, such as a proxy's. Any if --host "
+            "opens it to others and no name is given."
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     room: Annotated[int, typer.Option(min=1, help="Classifications inside at once; one more is answered 503.")] = 32,
     attack_room: Annotated[int, typer.Option(min=1, help="Attacks inside at once, of which one works.")] = 4,
@@ -44,12 +51,13 @@ def serve(
 
     limits = Limits(classify_room=room, attack_room=attack_room, attack_seconds=attack_seconds)
     folder = runs if runs is not None else (Path("runs") if Path("runs").is_dir() else None)
-    app = create_app(Settings(models=model, runs=folder, limits=limits))
+    names = ("localhost", host, *(name or ())) if name or host in LOCAL else None
+    app = create_app(Settings(models=model, runs=folder, limits=limits, names=names))
     service = app.state.service
     for line in service.left_out:
         stderr().print(f"left out: {line}", highlight=False, markup=False)
-    names = ", ".join(served.title for served in service.models.values())
-    stdout().print(f"Models: {names}. Runs: {len(service.runs.entries)}.", highlight=False, markup=False)
+    titles = ", ".join(served.title for served in service.models.values())
+    stdout().print(f"Models: {titles}. Runs: {len(service.runs.entries)}.", highlight=False, markup=False)
     if host not in LOCAL:
         stderr().print("Anybody who reaches this address can use it: there is no login.", highlight=False)
     stdout().print(f"Open [bold]http://{'localhost' if host in LOCAL else host}:{port}[/] · the API: /docs · Ctrl-C ends it")

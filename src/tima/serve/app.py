@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI's own pages of the documentation load scripts from elsewhere; ours is docs_page.py
     app = FastAPI(title="tima", version=tima.__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(Guard, limits=service.limits, metrics=service.metrics)
+    app.add_middleware(Guard, limits=service.limits, metrics=service.metrics, names=settings.names)
     add_handlers(app)
     app.include_router(make_router(service))
     _add_pages(app)

@@ -1,7 +1,9 @@
 """Around every request: security headers, bounds on the body, errors as problems, and what is counted. Plain ASGI."""
 
 import asyncio
+import ipaddress
 import time
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,10 +34,11 @@ HEADERS = {
 
 
 class Guard:
-    """Wraps the application. An address's own headers win over the common ones."""
+    """Wraps the application. An address's own headers win over the common ones. `names`: as in `Settings`."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, names: Collection[str] | None = None) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
+        self.names = None if names is None else {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,9 +72,14 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self.limits.body_bytes:
             raise self._too_large()
-        # other sites' pages can make a browser post forms here; nothing could leak, but it would be work for nobody
-        if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
-            raise Problem(403, "Another site sent this request.", where="the header Sec-Fetch-Site", do="Use this page itself.")
+        # a stranger's name can be made to lead to this machine (DNS rebinding), and then his page could read all that is here
+        host = headers.get("host", "")
+        if self.names is not None and host and not _is_address(name := _name(host)) and name not in self.names:
+            raise Problem(
+                421, "This server has another name.", where="the header Host", do="Use localhost, or start it with --name NAME."
+            )
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            _check_origin(headers)
 
     def _bounded(self, receive: Receive) -> Receive:
         """`receive` that ends with a problem when the body is too large or too slow. After the body it may wait forever."""
@@ -99,6 +107,36 @@ class Guard:
         return Problem(
             413, f"The body is larger than the {most:g} MiB that are taken.", where="the body", do="Send a smaller picture."
         )
+
+
+def _check_origin(headers: Headers) -> None:
+    """Other pages can make a browser post forms here, also those of another port; nothing could leak, but it would be work.
+
+    Browsers send `Sec-Fetch-Site` to this machine and over https only, `Origin` always; other clients send neither.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    where = None
+    if site is not None:
+        where = None if site in ("same-origin", "none") else "the header Sec-Fetch-Site"
+    elif origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        where = "the header Origin"
+    if where is not None:
+        raise Problem(403, "Another site sent this request.", where=where, do="Use this page itself.")
+
+
+def _name(host: str) -> str:
+    """`Host` without its port: `localhost` of `Localhost:8000`, `::1` of `[::1]:8000`."""
+    host = host.lower()
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    """An IP address, which no name server can turn to another machine."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _known_method(scope: Scope) -> str:

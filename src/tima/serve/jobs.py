@@ -102,6 +102,16 @@ async def run_job(pool: Executor, token: Token, metrics: Metrics, kind: str, wor
             future.add_done_callback(_look_away)
 
 
+async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """The results of all. Where one fails the others are cancelled, so that nothing works on for an answer that is out."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def over_time(token: Token, kind: str) -> Problem:
     return Problem(
         504,

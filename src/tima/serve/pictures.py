@@ -5,7 +5,9 @@ Shapes: `C` channels, `H, W` pixels, `S` side of a model's input grid.
 
 import base64
 import io
+import threading
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,10 @@ from tima.serve.limits import Limits
 from tima.serve.problems import Problem
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_SCANS = 200  # of a JPEG. A progressive one has about ten; each costs a walk through all pixels for a few bytes of the file
+MOST_PROFILES = 8  # of a PNG, which may have one. Each is unpacked by a factor of a thousand when the header is read
+LARGE = 8_000_000  # pixels. Larger pictures are decoded one at a time: one of 40 million takes about a gigabyte on the way
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,15 @@ class Picture:
 
 
 def check_picture(data: bytes, limits: Limits) -> Picture:
-    """What the header says, if that is acceptable.
+    """What the header says, if that is acceptable. Not for the event loop: a crafted header takes seconds to read.
 
     Raises:
-        Problem: 422 without a picture, 415 for another format, 413 for too many pixels.
+        Problem: 422 without a picture or for one made to cost time, 415 for another format, 413 for too many pixels.
     """
     if not data:
         raise Problem(422, "There is no picture.", where="image", do="Send a PNG, JPEG or WebP file.")
     kind = sniff(data)
+    _check_parts(data, kind)
     try:
         if kind is None:
             raise UnidentifiedImageError
@@ -75,7 +82,8 @@ def to_grid(picture: Picture, side: int) -> Tensor:
         Problem: 422, the content is damaged.
     """
     try:
-        return decode(picture.data, side, upright=True, formats=[picture.format])
+        with _one_large if picture.width * picture.height > LARGE else nullcontext():
+            return decode(picture.data, side, upright=True, formats=[picture.format])
     except Exception as error:  # a damaged file makes PIL's readers raise nearly anything
         raise Problem(
             422,
@@ -90,6 +98,20 @@ def png_base64(image_CHW: Tensor) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image_CHW.permute(1, 2, 0).numpy())).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _check_parts(data: bytes, kind: str | None) -> None:
+    """Refuse files that a few bytes make expensive. Compressed data cannot hold these markers (JPEG), or not so often (PNG)."""
+    marker, most, what = {"JPEG": (b"\xff\xda", MOST_SCANS, "scans"), "PNG": (b"iCCP", MOST_PROFILES, "colour profiles")}.get(
+        kind or "", (b"", 0, "")
+    )
+    if marker and (found := data.count(marker)) > most:
+        raise Problem(
+            422,
+            f"The {kind} file has {found:,} {what}; {most} are taken at most.",
+            where="image",
+            do="Open it in a picture program, save it again, and send that.",
+        )
 
 
 def _too_many_pixels(found: str, limits: Limits) -> Problem:

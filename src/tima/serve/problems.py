@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from tima.errors import ModelError, TimaError
 
 MEDIA_TYPE = "application/problem+json"
+MOST_WORDS = 20_000  # characters: all class names fit, a body sent back does not
 log = logging.getLogger("tima.serve")
 
 
@@ -37,7 +38,11 @@ class Problem(Exception):
 
     def response(self) -> JSONResponse:
         body = ProblemDetails(
-            title=HTTPStatus(self.status).phrase, status=self.status, detail=self.detail, where=self.where, do=self.do
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            detail=self.detail[:MOST_WORDS],
+            where=self.where,
+            do=self.do[:MOST_WORDS],
         )
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status in (408, 413):  # the rest of the body is not going to be read

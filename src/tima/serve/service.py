@@ -18,7 +18,7 @@ from tima.serve import schemas
 from tima.serve.attack import Outcome, Wanted, attack
 from tima.serve.batcher import Batcher
 from tima.serve.checks import check_attack, check_models, check_texts
-from tima.serve.jobs import Room, Token, run_job
+from tima.serve.jobs import Room, Token, run_job, together
 from tima.serve.limits import Limits
 from tima.serve.metrics import Gauge, Metrics
 from tima.serve.models import ServedModel, load_models
@@ -88,22 +88,22 @@ class Service:
     async def classify(self, asked: schemas.ClassifyRequest) -> schemas.ClassifyResponse:
         started, token = time.perf_counter(), Token(self.limits.classify_seconds)
         who = self._asked(asked)
-        picture = check_picture(asked.image, self.limits)
+        picture = await self._picture(asked.image, token)
 
         async def one(model: ServedModel) -> schemas.Answer:
-            text_CD, image_CHW = await asyncio.gather(self._texts(model, who, token), self._grid(picture, model, token))
+            text_CD, image_CHW = await together(self._texts(model, who, token), self._grid(picture, model, token))
             image_D = await self.batchers[model.id].embed(image_CHW, token)
             with torch.inference_mode():
                 share_C = model.encoder.logits(image_D[None], text_CD)[0].softmax(-1)
             return answer(model, who.classes, share_C)
 
-        results = await asyncio.gather(*map(one, who.models))
+        results = await together(*map(one, who.models))
         facts = schemas.PictureFacts(format=picture.format, width=picture.width, height=picture.height)
         return schemas.ClassifyResponse(
             classes=who.classes,
             templates=who.templates,
             picture=facts,
-            results=list(results),
+            results=results,
             seconds=time.perf_counter() - started,
         )
 
@@ -111,7 +111,7 @@ class Service:
         started, token = time.perf_counter(), Token(self.limits.attack_seconds)
         who = self._asked(asked)
         wanted = check_attack(asked, who.classes, self.limits)
-        picture = check_picture(asked.image, self.limits)
+        picture = await self._picture(asked.image, token)
 
         def work() -> list[schemas.Attacked]:
             found = []
@@ -176,6 +176,12 @@ class Service:
             return self.texts.embed(model, who.classes, who.templates, token)
 
         return await run_job(self._pools["texts"], token, self.metrics, "texts", work)
+
+    async def _picture(self, data: bytes, token: Token) -> Picture:
+        def work() -> Picture:
+            return check_picture(data, self.limits)
+
+        return await run_job(self._pools["decode"], token, self.metrics, "decode", work)
 
     async def _grid(self, picture: Picture, model: ServedModel, token: Token) -> Tensor:
         def work() -> Tensor:

@@ -16,9 +16,11 @@ class Settings:
         runs: folder that holds run folders, directly or one level deeper; None shows no runs.
         limits: what a request may cost.
         samples: offer a few pictures of the embedded sets.
+        names: host names that requests may come for, besides IP addresses; None takes all.
     """
 
     models: list[str] | None = None
     runs: Path | None = None
     limits: Limits = field(default_factory=Limits)
     samples: bool = True
+    names: tuple[str, ...] | None = None
