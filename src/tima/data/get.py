@@ -8,7 +8,7 @@ from tima.data.field import FieldEntry, Source
 from tima.data.manifest import write_manifest
 from tima.data.places import data_home
 from tima.data.unpack import is_archive, unpack
-from tima.data.wds.places import TEXTS, hub_files
+from tima.data.wds.places import TEXTS, count_of, hub_files
 from tima.errors import DataError
 
 Progress = Callable[[str, int, int | None], None]
@@ -75,10 +75,11 @@ def _get_source(source: Source, folder: Path, keep: bool, progress: Progress | N
 
 def _get_shards(url: str, folder: Path, split: str, progress: Progress | None) -> list[dict[str, str]]:
     count = (read_url(f"{url}/{split}/nshards.txt") or "").strip()
-    if not count.isdigit():
+    if not count:
         raise DataError(f"{url} has no {split}/nshards.txt. Is there a split of that name?")
+    shards = count_of(count, f"{url}/{split}/nshards.txt")
     names = [name for name in TEXTS if (text := read_url(f"{url}/{name}")) is not None and _keep(folder / name, text)]
-    for i in range(int(count)):
+    for i in range(shards):
         name = f"{split}/{i}.tar"
         if not (folder / name).is_file():  # downloads get their names when they are whole
             told = None if progress is None else lambda have, total, name=name: progress(name, have, total)

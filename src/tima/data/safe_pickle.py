@@ -6,7 +6,7 @@ few names that arrays of numbers and bytes are made of, with functions of its ow
 
 import io
 import pickle
-from collections.abc import Callable
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +31,60 @@ def _empty_bytes() -> bytes:
     return b""
 
 
-def _empty_array(kind: type, shape: tuple[int, ...], code: Any) -> np.ndarray:
+class _Array(np.ndarray):
+    """An array whose content comes as its state: `(version, shape, dtype, whether columns come first, bytes)`."""
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, kind, columns_first, data = state
+        if not isinstance(kind, _Kind) or not isinstance(data, bytes):
+            raise _Refused("an array that is not of numbers")
+        super().__setstate__((version, shape, kind.dtype, columns_first, data))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)  # sent to other processes it is an ordinary array
+
+
+def _empty_array(kind: Any, shape: tuple[int, ...], code: Any) -> np.ndarray:
     """NumPy's `_reconstruct`, for arrays only: the content comes afterwards."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
+    if kind is not _ARRAY or tuple(shape) != (0,):
         raise _Refused("an array that does not begin empty")
-    return np.ndarray.__new__(np.ndarray, (0,), "b")
+    return _Array.__new__(_Array, (0,), "b")
 
 
-def _dtype(code: Any, *rest: Any) -> np.dtype:
-    """Numbers of fixed size. Objects in an array would be pickles of their own."""
-    found = np.dtype(code, copy=True)  # its state comes next, and NumPy's own uint8 must not get it
-    if found.kind not in "biuf":
-        raise _Refused(f"an array of {found}")
-    return found
+class _Kind:
+    """A dtype: numbers of fixed size. Objects in an array would be pickles of their own.
+
+    NumPy's own dtype would believe every state it is given, flags included that make it take numbers for addresses.
+    """
+
+    def __init__(self, code: Any, *rest: Any) -> None:
+        if not isinstance(code, str | bytes):
+            raise _Refused("a dtype without a name")
+        self.dtype = np.dtype(code if isinstance(code, str) else code.decode("ascii"))
+        if self.dtype.kind not in "biuf":
+            raise _Refused(f"an array of {self.dtype}")
+
+    def __setstate__(self, state: Any) -> None:
+        """`(version, byte order, None, None, None, -1, -1, 0)`; the order is what counts."""
+        inner = tuple(state[2:5])
+        order: Any = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        if order not in ("<", ">", "|", "=") or inner != (None, None, None) or tuple(state[5:]) != (-1, -1, 0):
+            raise _Refused("a dtype that is more than a number")
+        self.dtype = self.dtype.newbyteorder(order)
 
 
-def _from_buffer(data: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _from_buffer(data: Any, kind: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
     """How protocol 5 writes an array."""
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
+    if not isinstance(kind, _Kind):
+        raise _Refused("an array that is not of numbers")
+    return np.frombuffer(data, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-_KNOWN: dict[str, Callable[..., Any]] = {
+_ARRAY = object()  # for `numpy.ndarray`, which is only named: called, it makes arrays of any size and kind
+_KNOWN: dict[str, Any] = {
     "_reconstruct": _empty_array,
-    "ndarray": np.ndarray,
-    "dtype": _dtype,
+    "ndarray": _ARRAY,
+    "dtype": _Kind,
     "bytes": _empty_bytes,
     "encode": _encode,
     "_frombuffer": _from_buffer,
@@ -79,6 +109,13 @@ class _Plain(pickle.Unpickler):
         raise _Refused("a reference to something outside the file")
 
 
+def _check_memo(data: bytes) -> None:
+    """Refuse places in the memo that a file of this size cannot have: Python makes room for all places below it."""
+    for code, place, _ in pickletools.genops(data):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= place <= len(data):  # type: ignore[operator]
+            raise _Refused("a place in memory that it cannot have filled")
+
+
 def safe_load(file: Path) -> Any:
     """The content of a pickle of dicts, lists, texts, bytes, numbers and numeric arrays. Texts of Python 2 become bytes.
 
@@ -87,6 +124,7 @@ def safe_load(file: Path) -> Any:
     """
     data = file.read_bytes()
     try:
+        _check_memo(data)
         return _Plain(io.BytesIO(data), encoding="bytes").load()
     except _Refused as error:
         raise DataError(

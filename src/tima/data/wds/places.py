@@ -12,6 +12,7 @@ from pathlib import Path
 from tima.data.download import read_url
 from tima.errors import DataError
 
+MOST_SHARDS = 1_000_000
 EVALUATED = ("test", "val", "validation", "train")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _HUB_PAGE = re.compile(r"^(https?://[^/]+/datasets/[^/]+/[^/]+)/tree/(.+)$")
@@ -45,6 +46,8 @@ def expand(pattern: str) -> list[str]:
     found = _RANGE.search(pattern)
     if found is None:
         return [pattern]
+    if max(len(found[1]), len(found[2])) > 9 or int(found[2]) - int(found[1]) >= MOST_SHARDS:
+        raise DataError(f"{pattern} names more than {MOST_SHARDS:,} shards.")
     low, high = int(found[1]), int(found[2])
     if high < low:
         raise DataError(f"{pattern}: {{{found[1]}..{found[2]}}} counts down. Write the smaller number first.")
@@ -89,7 +92,7 @@ def _folder(folder: Path, split: str | None) -> ShardList:
     chosen = split or next((s for s in EVALUATED if s in there), there[0])
     if chosen not in there:
         raise DataError(f"{folder} has no split '{chosen}'; it has: {', '.join(there)}.")
-    count = _count((folder / chosen / "nshards.txt").read_text(encoding="utf-8"), f"{folder / chosen / 'nshards.txt'}")
+    count = count_of((folder / chosen / "nshards.txt").read_text(encoding="utf-8"), f"{folder / chosen / 'nshards.txt'}")
     paths = [folder / chosen / f"{i}.tar" for i in range(count)]
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"{missing[0]} is missing: nshards.txt says that there are {count} shards. Fetch it again.")
@@ -118,7 +121,7 @@ def _remote_folder(url: str, split: str | None) -> ShardList:
     for chosen in (split,) if split else EVALUATED:
         text = read_url(f"{url}/{chosen}/nshards.txt")
         if text is not None:
-            count = _count(text, f"{url}/{chosen}/nshards.txt")
+            count = count_of(text, f"{url}/{chosen}/nshards.txt")
             shards = [f"{url}/{chosen}/{i}.tar" for i in range(count)]
             return ShardList(name_of_shards(url), shards, f"{url} ({chosen})", _remote_texts(url))
     raise DataError(
@@ -150,10 +153,11 @@ def _set_name(folder: str) -> str:
     return next((entry.name for entry in field_sets().values() if folder in entry.places), folder)
 
 
-def _count(text: str, where: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
-        raise DataError(f"{where} holds {text.strip()[:40]!r}; it must hold the number of shards.")
-    return int(text)
+def count_of(text: str, where: str) -> int:
+    stripped = text.strip()
+    if not re.fullmatch("[0-9]{1,9}", stripped) or not 1 <= int(stripped) <= MOST_SHARDS:
+        raise DataError(f"{where} holds {stripped[:40]!r}; it must hold the number of shards.")
+    return int(stripped)
 
 
 TEXTS = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt")

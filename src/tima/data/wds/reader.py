@@ -83,7 +83,8 @@ def read_shards(name: str, split: str | None = None, image_size: int = 224, prog
     quarantine = _quarantine(listed, indices)
     for shard, index, keep in zip(listed.shards, indices, kept, strict=True):
         quarantine.extend(
-            BadImage(f"{shard}, sample {key.decode()}", "no label (.cls) in this sample") for key in index.key_N[~keep]
+            BadImage(f"{shard}, sample {key.decode(errors='replace')}", "no label (.cls) in this sample")
+            for key in index.key_N[~keep]
         )
     return ImageSet(
         name=listed.name,
@@ -111,7 +112,9 @@ def read_shard_captions(name: str, split: str | None = None, image_size: int = 2
         raise DataError(f"{listed.where}: no sample has a caption (.txt).")
     quarantine = _quarantine(listed, indices)
     for shard, index, keep in zip(listed.shards, indices, kept, strict=True):
-        quarantine.extend(BadImage(f"{shard}, sample {key.decode()}", "no caption (.txt)") for key in index.key_N[~keep])
+        quarantine.extend(
+            BadImage(f"{shard}, sample {key.decode(errors='replace')}", "no caption (.txt)") for key in index.key_N[~keep]
+        )
     images = ImageSet(
         name=listed.name,
         class_names=["a picture with captions"],

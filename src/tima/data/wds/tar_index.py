@@ -26,6 +26,8 @@ LABELS = ("cls", "json")
 JSON_KEYS = ("cls", "label", "class", "class_id")
 NO_LABEL = -1
 VERSION = 1
+LONGEST = 1024  # characters of a name: keys are kept in a table as wide as the longest
+LARGEST_LABEL = 2**31 - 1
 _NAME = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
 
 
@@ -95,8 +97,9 @@ def _walk(file: Path, name: str) -> ShardIndex:
     try:
         with tarfile.open(file, "r:") as tar:
             for member in _members(tar, bad):
-                found = _NAME.match(member.name)
-                if not member.isreg() or found is None or member.name.startswith("__"):
+                name_in_tar = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                found = _NAME.match(name_in_tar) if len(name_in_tar) <= LONGEST else None
+                if not member.isreg() or member.issparse() or found is None or name_in_tar.startswith("__"):
                     continue
                 key, ending = found[1], found[2].lower()
                 if not samples or samples[-1].key != key:
@@ -164,19 +167,25 @@ def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, tar: tarfile.Tar
 def _label(sample: _Sample, ending: str, content: bytes) -> None:
     if ending == "cls":
         try:
-            sample.label = int(content)
+            label = int(content)
         except ValueError:
+            label = LARGEST_LABEL + 1
+        if abs(label) > LARGEST_LABEL:
             sample.why = f"the label is {content[:30]!r}, not a class number"
+        else:
+            sample.label = label
         return
     try:
         values = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         sample.why = "the .json file cannot be read"
         return
     if not isinstance(values, dict):
         return
     number = next((values[key] for key in JSON_KEYS if isinstance(values.get(key), int)), None)
-    if number is not None and sample.label == NO_LABEL:
+    if number is not None and abs(number) > LARGEST_LABEL:
+        sample.why = "the label in the .json file is no class number"
+    elif number is not None and sample.label == NO_LABEL:
         sample.label = int(number)
     if isinstance(values.get("caption"), str) and not sample.caption:
         sample.caption = values["caption"].strip()
