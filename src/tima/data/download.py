@@ -44,8 +44,7 @@ def download(
         DataError: no answer, an error of the server, another checksum (the file is deleted).
         TimaError: the disk is full.
     """
-    if not url.startswith(("http://", "https://")):
-        raise DataError(f"{url}: only http and https addresses can be downloaded.")
+    _check_scheme(url)
     if target.is_file() and (md5 or sha256) and _mismatch(target, md5, sha256) is None:
         return target
     part = target.with_name(target.name + ".part")
@@ -91,7 +90,10 @@ def read_url(url: str, limit: int = 1 << 20) -> str | None:
     """
     try:
         with _open(url, {}) as answer:
-            return str(answer.read(limit).decode("utf-8-sig"))
+            data = answer.read(limit + 1)
+        if len(data) > limit:
+            raise DataError(f"{url} is larger than {limit:,} bytes. It should be a small text file.")
+        return str(data.decode("utf-8-sig"))
     except urllib.error.HTTPError as error:
         if error.code in (403, 404, 410):
             return None
@@ -102,9 +104,8 @@ def read_url(url: str, limit: int = 1 << 20) -> str | None:
 
 def size_of_url(url: str) -> int | None:
     """Size in bytes as the server states it, or None."""
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": AGENT})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with _open(url, {}, "HEAD") as answer:
             return int(answer.headers["Content-Length"])
     except (OSError, HTTPException, TypeError, ValueError):
         return None
@@ -133,10 +134,14 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         goes_on = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         if answer.status == 206 and not goes_on:
             raise _CutOff(f"the server sent another part than asked for: {answer.headers.get('Content-Range')}")
-        length = answer.headers.get("Content-Length")
+        length = answer.headers.get("Content-Length") or ""
         start = have if goes_on else 0
-        total_bytes = None if length is None else start + int(length)
+        total_bytes = start + int(length) if length.isdecimal() else None
         strong = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+        now = answer.headers.get("ETag" if mark and mark.startswith('"') else "Last-Modified")
+        if goes_on and mark and now and now != mark:  # a server that knows Range and not If-Range: two halves of two files
+            part.unlink()
+            raise _CutOff("the file has changed on the server meanwhile")
         if strong and not strong.startswith("W/"):
             _state(part).write_text(json.dumps({"url": url, "mark": strong}), encoding="utf-8")
         else:
@@ -152,8 +157,25 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
             raise _CutOff(f"{done:,} of {total_bytes:,} bytes came")
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
-    return urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": AGENT, **headers}), timeout=TIMEOUT)
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Not to ftp, which urllib would follow too, and not from https to http, where anybody on the way may answer."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        allowed = ("https://",) if req.full_url.lower().startswith("https:") else ("http://", "https://")
+        if not newurl.lower().startswith(allowed):
+            raise DataError(f"{req.full_url} leads to {newurl[:200]}, which is not followed: it is less safe than https.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(url: str, headers: dict[str, str], method: str = "GET") -> Any:
+    _check_scheme(url)
+    request = urllib.request.Request(url, method=method, headers={"User-Agent": AGENT, **headers})
+    return urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+
+
+def _check_scheme(url: str) -> None:
+    if not url.lower().startswith(("http://", "https://")):
+        raise DataError(f"{url}: only http and https addresses can be downloaded.")
 
 
 def _state(part: Path) -> Path:
