@@ -19,6 +19,7 @@ from tima.protocols import load_protocol
 from tima.report import markdown_table, report, terminal_table
 from tima.report.compare import compare
 from tima.report.gallery import galleries
+from tima.report.paired import paired
 from tima.report.runs import read_runs
 from tima.report.svg import slot
 from tima.report.words import summary_sentences
@@ -216,6 +217,22 @@ def test_overlapping_intervals_are_said(tmp_path: Path) -> None:
     ]
     (comparison,) = compare(read_runs(folders))
     assert "The intervals of TIMA and TeCoA overlap" in " ".join(summary_sentences(comparison))
+
+
+def test_the_sentence_says_what_the_paired_table_says(tmp_path: Path) -> None:
+    """20 and 30 % of 200: the intervals overlap (26.1 above 24.1), yet all 20 images that differ favour one (p = 2e-6)."""
+    found = []
+    for name, share in (("close", 0.21), ("far", 0.30)):
+        folders = [
+            write_run(tmp_path / name / "a", "tecoa", {"cifar10": [0.5, 0.4, 0.3, 0.20, 0.1]}),
+            write_run(tmp_path / name / "b", "tima", {"cifar10": [0.5, 0.4, 0.3, share, 0.1]}),
+        ]
+        (comparison,) = compare(read_runs(folders))
+        assert "overlap" in " ".join(summary_sentences(comparison))  # without outcomes of images, intervals are all there is
+        found.append(" ".join(summary_sentences(comparison, paired(comparison))))
+        assert found[-1] in markdown_table(folders)
+    assert "On the same images, the difference between TIMA and TeCoA may be chance." in found[0]
+    assert "chance" not in found[1] and "overlap" not in found[1]
 
 
 def test_a_tie_has_no_winner_and_no_difference(tmp_path: Path) -> None:

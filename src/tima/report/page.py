@@ -130,7 +130,7 @@ def _section(comparison: Comparison, number: int, pictures: int) -> Section:
     found = paired(comparison)
     return Section(
         comparison,
-        summary_sentences(comparison),
+        summary_sentences(comparison, found),
         [(block, Markup(curve(comparison, block, f"c{number}-{b}"))) for b, block in enumerate(comparison.blocks)],
         galleries(comparison, pictures) if pictures > 0 and comparison.eps else [],
         closing_sentences(comparison),

@@ -93,7 +93,8 @@ def markdown(comparisons: list[Comparison], warnings: list[str]) -> str:
     for comparison in comparisons:
         if len(comparisons) > 1:
             lines.append(f"### Protocol {comparison.label}\n")
-        lines.append(" ".join(summary_sentences(comparison)) + "\n")
+        found = paired(comparison)
+        lines.append(" ".join(summary_sentences(comparison, found)) + "\n")
         lines.append("| data | model | " + " | ".join(comparison.columns) + " |")
         lines.append("|---|---|" + "--:|" * len(comparison.columns))
         for block in comparison.blocks:
@@ -103,7 +104,7 @@ def markdown(comparisons: list[Comparison], warnings: list[str]) -> str:
                 lines.append(f"| {_escape(title) if index == 0 else ''} | {_escape(run.name)} | {cells} |")
         lines.append(f"\n{NOTE} Protocol {comparison.label}.\n")
         lines += [f"{sentence}\n" for sentence in closing_sentences(comparison)]
-        differences = difference_markdown(paired(comparison))
+        differences = difference_markdown(found)
         lines += [differences] if differences else []
     return "\n".join(lines)
 

@@ -1,8 +1,13 @@
 """What the table shows, said in words: computed from the numbers, never typed."""
 
+from typing import TYPE_CHECKING
+
 from tima.evaluation.missing import read_missing
 from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison, protocol_key
 from tima.report.runs import Run
+
+if TYPE_CHECKING:
+    from tima.report.paired import Paired
 
 FEW = 16  # images of a health probe: below it a fault that concerns a third of the images is missed in every sixth case
 MARK = "⚠"  # beside a robust number whose attack cannot be believed
@@ -22,8 +27,13 @@ def listing(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
-def summary_sentences(comparison: Comparison) -> list[str]:
-    """One to three sentences: who is best at the headline eps, whether that may be chance, and clean accuracy."""
+def summary_sentences(comparison: Comparison, found: "Paired | None" = None) -> list[str]:
+    """One to three sentences: who is best at the headline eps, whether that may be chance, and clean accuracy.
+
+    Args:
+        found: the paired comparison. It decides what may be chance, so that no sentence contradicts its table; intervals of two
+            rows can overlap though the images that differ all favour one. Pairs that it lacks are judged by their intervals.
+    """
     block = comparison.best_block()
     column = comparison.headline_column
     ranked = _ranked(comparison, block, column)
@@ -44,9 +54,19 @@ def summary_sentences(comparison: Comparison) -> list[str]:
     sentences = [sentence + "."]
     if len(ranked) > 1 and block.warnings:
         sentences.append("These rows are not compared like for like; see the notes at the tables.")
-    elif rest and rest[0][1].high >= cell.low:
-        near = listing(first + [r.name for r, c in rest if c.high >= cell.low])
-        sentences.append(f"The intervals of {near} overlap, so that difference may be chance.")
+    else:
+        tested = {
+            frozenset((d.first, d.second)): d.significant
+            for d in (found.differences if found is not None else [])
+            if d.data == block.title and d.column == comparison.columns[column]
+        }
+        known = [r.name for r, _ in rest if all(frozenset((best, r.name)) in tested for best in first)]
+        equal = [name for name in known if not all(tested[frozenset((best, name))] for best in first)]
+        near = [r.name for r, c in rest if r.name not in known and c.high >= cell.low]
+        if equal:
+            sentences.append(f"On the same images, the difference between {listing(first + equal)} may be chance.")
+        if near:
+            sentences.append(f"The intervals of {listing(first + near)} overlap, so that difference may be chance.")
     if clean:
         sentences.append(_clean_sentence("Without an attack", clean))
     return sentences
