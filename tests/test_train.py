@@ -272,14 +272,32 @@ def work(rank: int, world_size: int, port: int, settings: TrainRecipe, out: str)
     train(settings, Path(out) / "two", progress=False)
     uneven = {**settings.model_dump(), "method": "tecoa", "batch_size": 9, "accumulate": 4, "steps": 2}
     train(TrainRecipe(**uneven), Path(out) / "uneven", progress=False)
+    train(TrainRecipe(**{**uneven, "model": f"{out}/dinov2"}), Path(out) / "unused", progress=False)
 
 
 def test_two_processes_learn_what_one_does(world: dict[str, str], tmp_path: Path) -> None:
     """Without an attack, whose random starts are each process's own: the mean of the halves' gradients is the batch's, also at
-    the worst weights. Then a batch that is shared 5 to 4, in four parts: neither process waits for the other for ever."""
+    the worst weights. Then a batch that is shared 5 to 4, in four parts: neither process waits for the other for ever. Nor for
+    the gradient of DINOv2's mask token, which no embedding uses."""
+    import transformers as hf
     from safetensors.torch import load_file
     from test_shards import free_port
 
+    from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
+
+    clip = load_model(world["model"])
+    vision = hf.Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+    config = hf.VisionTextDualEncoderConfig(
+        vision_config=vision.to_dict(), text_config=clip.backbone.config.text_config.to_dict(), projection_dim=24
+    )
+    dual = HuggingFaceEncoder(
+        hf.VisionTextDualEncoderModel(config),
+        clip.tokenizer,  # type: ignore[attr-defined]
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        name="dual",
+    )
+    dual.save_pretrained(tmp_path / "dinov2")
     settings = recipe(
         world, method="ft-clean", steps=3, augment="none", precision="fp32", optimizer="sgd", lr=0.1, awp={"gamma": 0.02}
     )
@@ -290,4 +308,5 @@ def test_two_processes_learn_what_one_does(world: dict[str, str], tmp_path: Path
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-4, msg=name)
     assert max(float((value - start.get_parameter(name)).abs().max()) for name, value in one.items()) > 1e-3
-    assert json.loads((tmp_path / "uneven" / "summary.json").read_text())["images_seen"] == 18
+    for name in ("uneven", "unused"):
+        assert json.loads((tmp_path / name / "summary.json").read_text())["images_seen"] == 18

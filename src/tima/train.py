@@ -48,7 +48,7 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
         TrainingError: the loss or gradient became NaN or infinite.
         TimaError: the folder holds another run, the disk is full, data or model cannot be used.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     out = Path(out)
     check_trackers(recipe.trackers)
@@ -56,7 +56,9 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
     if (out / "summary.json").is_file():
         return out / "model"
     # autocast is the recipe's business (`_precision`): Accelerate's own setting is fixed for a whole Python process
-    accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=tracker_folder(out))
+    # some towers have weights that no embedding uses (DINOv2's mask token), and processes would wait for their gradients
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=tracker_folder(out), kwargs_handlers=[unused])
     device = accelerator.device
     torch.manual_seed(recipe.seed)
     method, modifiers = _build_method(recipe), build_modifiers(recipe)
