@@ -41,6 +41,7 @@ BAD_PICKLES = {
     "a buffer of texts": b"cnumpy.core.numeric\n_frombuffer\n(U\x04aaaaU\x02S1K\x04\x85U\x01Ctb.",
     "the dtype of objects": b"cnumpy\ndtype\nU\x01OK\x00K\x01\x87R.",
     "a scalar": b"cnumpy.core.multiarray\nscalar\n" + DTYPE + b"U\x08aaaaaaaa\x86R.",
+    "a key as deep as the stack": b"})" + b"\x85" * 1_000_000 + b"K\x01s.",
     "a far place in the memo": b"K\x01r" + struct.pack("<I", 2**31 - 1) + b".",
 }
 
@@ -137,6 +138,34 @@ def test_numbers_of_shards_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than"):
         expand("a-{0..999999999999}.tar")
     assert expand("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
+
+
+def test_archives_that_are_damaged_inside_or_encrypted_are_named(tmp_path: Path) -> None:
+    import gzip
+    import zipfile
+
+    from tima.data.unpack import unpack
+
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as held:
+        held.writestr("x/a.txt", bytes(range(256)) * 50)
+    data = bytearray(file.read_bytes())
+    data[60:70] = b"\xff" * 10
+    file.write_bytes(data)
+    locked = tmp_path / "b.zip"
+    with zipfile.ZipFile(locked, "w") as held:
+        held.writestr("x/a.txt", "data")
+    data = bytearray(locked.read_bytes())
+    data[6] |= 1
+    data[data.rindex(b"PK\1\2") + 8] |= 1
+    locked.write_bytes(data)
+    packed = bytearray(gzip.compress(bytes(1024)))
+    packed[-8] ^= 1  # of its checksum
+    (tmp_path / "c.gz").write_bytes(packed)
+    for name, why in (("a.zip", "damaged"), ("b.zip", "encrypted"), ("c.gz", "damaged")):
+        with pytest.raises(DataError, match=why):
+            unpack(tmp_path / name, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 # servers -----------------------------------------------------------------------------------------------------------

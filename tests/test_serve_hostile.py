@@ -141,7 +141,16 @@ def test_requests_for_a_strangers_name_are_refused(models: list[str]) -> None:
     assert ask(app, work) == hosts
 
 
-def test_text_that_no_answer_can_hold(models: list[str]) -> None:
+def test_a_length_said_twice_ends_the_connection(models: list[str]) -> None:
+    async def work(client: httpx.AsyncClient) -> httpx.Response:
+        headers = {"content-type": "application/json", "content-length": "2", "transfer-encoding": "chunked"}
+        return await client.post("/v1/texts", content=b"{}", headers=headers)
+
+    answer = ask(make_app(models), work)
+    assert answer.status_code == 400 and answer.json()["where"] == "the headers" and answer.headers["connection"] == "close"
+
+
+def test_answers_stay_short_whatever_was_sent(models: list[str]) -> None:
     async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
         as_json = {"content-type": "application/json"}
         half = b'{"classes": ["a"], "\\ud800": 1}'

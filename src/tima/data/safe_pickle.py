@@ -109,11 +109,21 @@ class _Plain(pickle.Unpickler):
         raise _Refused("a reference to something outside the file")
 
 
-def _check_memo(data: bytes) -> None:
-    """Refuse places in the memo that a file of this size cannot have: Python makes room for all places below it."""
+MOST_TUPLES = 2000  # an array takes about four. One inside the other, as a key, a hundred thousand would crash Python
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Refuse what takes Python down before any function is called.
+
+    Python makes room for all places in the memo below the one that is named, so a place must fit into a file of this size.
+    """
+    tuples = 0
     for code, place, _ in pickletools.genops(data):
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= place <= len(data):  # type: ignore[operator]
             raise _Refused("a place in memory that it cannot have filled")
+        tuples += code.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+        if tuples > MOST_TUPLES:
+            raise _Refused(f"more than {MOST_TUPLES:,} tuples")
 
 
 def safe_load(file: Path) -> Any:
@@ -124,7 +134,7 @@ def safe_load(file: Path) -> Any:
     """
     data = file.read_bytes()
     try:
-        _check_memo(data)
+        _check_opcodes(data)
         return _Plain(io.BytesIO(data), encoding="bytes").load()
     except _Refused as error:
         raise DataError(

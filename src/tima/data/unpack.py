@@ -9,6 +9,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -43,7 +44,8 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
         with atomic_folder(folder / f".{archive.name}.unpacked") as part:
             (_unzip if archive.suffix == ".zip" else _untar)(archive, part)
         return _move(folder / f".{archive.name}.unpacked", folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile, NotImplementedError) as error:
+    # RuntimeError: encrypted; NotImplementedError, one of its kinds: packed in a way that Python does not know
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile, zlib.error, RuntimeError) as error:
         raise DataError(f"{archive} is damaged or no archive ({error}). Fetch it again.") from error
 
 
@@ -95,11 +97,12 @@ def _write(stream: IO[bytes], target: Path) -> None:
 
 def _gunzip(archive: Path, folder: Path) -> Path:
     target = folder / archive.name.removesuffix(".gz")
-    try:
-        with atomic_path(target) as part, gzip.open(archive) as stream, part.open("wb") as file:
-            shutil.copyfileobj(stream, file, 1 << 20)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{archive} is damaged ({error}). Fetch it again.") from error
+    with atomic_path(target) as part:
+        try:  # inside, because a damaged file is an OSError, which would read as a disk that cannot be written
+            with gzip.open(archive) as stream, part.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{archive} is damaged ({error}). Fetch it again.") from error
     return target
 
 

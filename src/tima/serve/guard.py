@@ -69,6 +69,8 @@ class Guard:
 
     def _check_head(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may count otherwise than we do
+            raise Problem(400, "The length of the body is said in two ways.", where="the headers", do="Send one of them.")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self.limits.body_bytes:
             raise self._too_large()

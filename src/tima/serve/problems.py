@@ -45,7 +45,7 @@ class Problem(Exception):
             do=self.do[:MOST_WORDS],
         )
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        if self.status in (408, 413):  # the rest of the body is not going to be read
+        if self.status in (400, 408, 413):  # the rest of the body is not going to be read
             headers["Connection"] = "close"
         return JSONResponse(body.model_dump(), self.status, headers, MEDIA_TYPE)
 
