@@ -1,4 +1,4 @@
-"""Tiny models of every family, and a run folder with stored results, for the tests of the exports."""
+"""Tiny models of every family, and a run folder with stored results, for tests of models and exports."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ HALF = [0.5] * 3
 SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
 
 
-def tiny_siglip(tokenizer: Any) -> HuggingFaceEncoder:
-    """A SigLIP whose texts are as long as the pipeline makes them."""
+def tiny_siglip(tokenizer: Any, length: int = 64, **text_settings: Any) -> HuggingFaceEncoder:
+    """A SigLIP whose texts are `length` tokens, by default as many as the pipeline makes."""
     from transformers import SiglipConfig, SiglipModel
 
-    text = SMALL | dict(vocab_size=len(tokenizer), max_position_embeddings=64, projection_size=32)
+    text = SMALL | dict(vocab_size=len(tokenizer), max_position_embeddings=length, projection_size=32) | text_settings
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=SMALL | dict(image_size=16, patch_size=8)))
     _spread(model)
     with torch.no_grad():
@@ -28,13 +28,13 @@ def tiny_siglip(tokenizer: Any) -> HuggingFaceEncoder:
     return HuggingFaceEncoder(model, tokenizer, mean=HALF, std=HALF, name="siglip")
 
 
-def tiny_two_tower(tokenizer: Any) -> HuggingFaceEncoder:
+def tiny_two_tower(tokenizer: Any, length: int = 40) -> HuggingFaceEncoder:
     """Two towers of other models, side by side."""
     from transformers import BertConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, ViTConfig
 
     config = VisionTextDualEncoderConfig(
         vision_config=ViTConfig(**SMALL, image_size=16, patch_size=8).to_dict(),
-        text_config=BertConfig(**SMALL, vocab_size=len(tokenizer), max_position_embeddings=40).to_dict(),
+        text_config=BertConfig(**SMALL, vocab_size=len(tokenizer), max_position_embeddings=length).to_dict(),
         projection_dim=24,
     )
     model = VisionTextDualEncoderModel(config)

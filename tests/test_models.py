@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SHARED, build_tiny_clip
+from exported import tiny_siglip, tiny_two_tower
 from PIL import Image
 from torch import Tensor
 
@@ -21,50 +22,22 @@ from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 
 NAMES = ["cat", "dog", "small tree", "sailing boat"]
 TEXTS = ["a cat", "a photo of the small dog and a sailing boat, with a red apple and a guitar.", "tree"]
-HALF = (0.5, 0.5, 0.5)
 
 
-def spread(model: torch.nn.Module) -> None:
-    """Larger random weights: with the library's own start all embeddings nearly coincide."""
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim > 1:
-                p.normal_(0, 0.15)
+def siglip(tokenizer: Any) -> HuggingFaceEncoder:
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    return tiny_siglip(tokenizer, 16, **ids)
 
 
-def tiny_siglip(tokenizer: Any) -> HuggingFaceEncoder:
-    from transformers import SiglipConfig, SiglipModel
-
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-    text = shape | dict(vocab_size=len(tokenizer), max_position_embeddings=16, pad_token_id=tokenizer.pad_token_id)
-    text |= dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=shape | dict(image_size=16, patch_size=8)))
-    spread(model)
-    with torch.no_grad():
-        model.logit_scale.fill_(2.0)
-        model.logit_bias.fill_(-3.0)
-    return HuggingFaceEncoder(model, tokenizer, mean=HALF, std=HALF, name="siglip")
-
-
-def tiny_dual(tokenizer: Any) -> HuggingFaceEncoder:
-    from transformers import BertConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, ViTConfig
-
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-    config = VisionTextDualEncoderConfig(
-        vision_config=ViTConfig(**shape, image_size=16, patch_size=8).to_dict(),
-        text_config=BertConfig(**shape, vocab_size=len(tokenizer), max_position_embeddings=64).to_dict(),
-        projection_dim=24,
-    )
-    model = VisionTextDualEncoderModel(config)
-    spread(model)
-    return HuggingFaceEncoder(model, tokenizer, mean=HALF, std=HALF, name="dual")
+def two_tower(tokenizer: Any) -> HuggingFaceEncoder:
+    return tiny_two_tower(tokenizer, 64)
 
 
 BUILDERS: dict[str, Callable[[Any], HuggingFaceEncoder]] = {
     "clip quick_gelu": lambda t: build_tiny_clip(t, hidden_act="quick_gelu"),
     "clip gelu": lambda t: build_tiny_clip(t, hidden_act="gelu"),
-    "siglip": tiny_siglip,
-    "vision-text-dual-encoder": tiny_dual,
+    "siglip": siglip,
+    "vision-text-dual-encoder": two_tower,
 }
 
 
@@ -152,10 +125,10 @@ def test_overlong_texts_are_cut_not_fatal(encoder: HuggingFaceEncoder) -> None:
 
 
 def test_siglip_has_a_bias_and_clip_has_none(tokenizer: Any, tiny_clip: HuggingFaceEncoder) -> None:
-    siglip = tiny_siglip(tokenizer)
-    assert siglip.logit_bias is not None and float(siglip.logit_bias.detach()) == -3
+    sigmoid = siglip(tokenizer)
+    assert sigmoid.logit_bias is not None and float(sigmoid.logit_bias.detach()) == -3
     assert tiny_clip.logit_bias is None
-    assert tiny_clip.logit_scale.ndim == siglip.logit_scale.ndim == 0
+    assert tiny_clip.logit_scale.ndim == sigmoid.logit_scale.ndim == 0
 
 
 @torch.no_grad()
@@ -269,7 +242,7 @@ def test_refresh_follows_the_text_tower(tiny_clip: HuggingFaceEncoder) -> None:
 
 
 def test_refresh_is_without_dropout_and_leaves_the_mode_alone(tokenizer: Any) -> None:
-    model = tiny_dual(tokenizer)  # BERT drops 10 %
+    model = two_tower(tokenizer)  # BERT drops 10 %
     still = ZeroShotClassifier(model, NAMES).text_CD
     model.train()
     model.backbone.vision_model.eval()

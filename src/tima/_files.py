@@ -94,6 +94,16 @@ def write_json(target: str | Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def safe_name(text: str) -> str:
+    """`text` as part of a file's name: whatever is no letter, digit, dash or underscore becomes a dash."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
+
+
+def sha256_json(value: Any) -> str:
+    """Hash of the content, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_file(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:

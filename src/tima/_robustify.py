@@ -20,12 +20,13 @@ from PIL import Image
 from tima._files import atomic_folder
 from tima.config import TrainRecipe, validate
 from tima.data import ImageSet, decode, find_data
-from tima.data.decoding import MAX_PIXELS, _to_rgb
+from tima.data.decoding import MAX_PIXELS, to_rgb
 from tima.data.in_memory import KINDS, Encoded, as_image_set
 from tima.errors import DataError, ModelError, RecipeError
 from tima.evaluation.fingerprint import LOOK
 from tima.evaluation.subject import weights_sha256
-from tima.models.hugging_face import FAMILIES, _no_bar, write_preprocessor
+from tima.models.hugging_face import FAMILIES
+from tima.models.hugging_face_files import no_bar, write_preprocessor
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _run(
     if not start.is_dir():
         _write_start(model, processor, size, start)
     best = train(recipe, out, progress=progress, images=images)
-    with _no_bar():
+    with no_bar():
         tuned = type(model).from_pretrained(best, dtype=model.dtype, attn_implementation=model.config._attn_implementation)
     tuned.to(model.device).train(model.training)
     for own, given in zip(tuned.parameters(), model.parameters(), strict=True):
@@ -182,7 +183,7 @@ def _normalisation(image_processor: Any) -> tuple[list[float], list[float]]:
 def _write_start(model: Any, processor: Any, size: int, folder: Path) -> None:
     """The model as the trainer loads it. A copy on disk, so that nothing that training does can reach the one given."""
     mean, std = _normalisation(processor.image_processor)
-    with atomic_folder(folder) as part, _no_bar(), _same_config(model):
+    with atomic_folder(folder) as part, no_bar(), _same_config(model):
         model.save_pretrained(part, safe_serialization=True)
         processor.tokenizer.save_pretrained(part)
         write_preprocessor(part, size, mean, std)
@@ -261,6 +262,6 @@ class Resized:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
-            picture = _to_rgb(image)
+            picture = to_rgb(image)
         level_HWC = np.ascontiguousarray(_levels(self.image_processor, [picture])[0].transpose(1, 2, 0))
         return Encoded([level_HWC])(0)

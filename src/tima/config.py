@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
+from tima._reading import read_yaml_object
 from tima.eps import eps_text, parse_eps
 from tima.errors import RecipeError
 
@@ -147,13 +148,7 @@ def load_yaml(name: str | Path) -> dict[str, Any]:
     if found is None:
         known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
         raise RecipeError(f"Recipe '{name}' was not found: neither a file, nor a run, nor one of {known}.")
-    try:
-        values = yaml.safe_load(found.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{found} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{found} holds no settings: it must be a list of 'key: value' lines.")
-    return values
+    return read_yaml_object(found, "settings")
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

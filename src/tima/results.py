@@ -15,13 +15,12 @@ for `N` images, `E` eps and `G` gallery images:
 """
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from tima._files import write_json
+from tima._files import safe_name, write_json
 from tima._provenance import versions
 from tima._result_records import (
     AttackRecord,
@@ -48,7 +47,7 @@ READABLE = ("tima-result/1", "tima-result/2", SCHEMA)  # earlier ones lack what 
 def result_path(folder: str | Path, dataset: str, protocol: Protocol) -> Path:
     """`folder/results/<dataset>.<protocol>.json`. Changed protocols are all called `custom`; their hash tells them apart."""
     tail = f"{protocol.name}-{protocol.sha256[:8]}" if protocol.name == "custom" else protocol.name
-    return Path(folder) / "results" / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', dataset)}.{tail}.json"
+    return Path(folder) / "results" / f"{safe_name(dataset)}.{tail}.json"
 
 
 def write_result(path: str | Path, result: Result) -> None:

@@ -39,13 +39,12 @@ def bar(quiet: bool) -> "Iterator[Progress]":
 
 
 def finish(found: "ProbeResult", out: Path | None) -> None:
-    import re
-
+    from tima._files import safe_name
     from tima.cli.jobs import default_out
     from tima.probes.record import write_probe
     from tima.probes.table import probe_table
 
-    name = f"{found.probe}.{re.sub(r'[^A-Za-z0-9_-]+', '-', found.data)}.json"
+    name = f"{found.probe}.{safe_name(found.data)}.json"
     path = write_probe(out or default_out(found.model) / "probes" / name, found)
     stdout().print(probe_table(found))
     for line in found.quarantined:

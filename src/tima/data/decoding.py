@@ -38,7 +38,7 @@ def decode(source: bytes | Path, image_size: int, *, upright: bool = False, form
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=accepted) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
-            rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            rgb = to_rgb(ImageOps.exif_transpose(image) if upright else image)
     width, height = rgb.size
     if (width, height) != (image_size, image_size):
         short = min(width, height)
@@ -51,7 +51,7 @@ def decode(source: bytes | Path, image_size: int, *, upright: bool = False, form
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any of PIL's modes to RGB."""
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range the file does not state")

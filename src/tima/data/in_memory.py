@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tima.data.decoding import _to_rgb
+from tima.data.decoding import to_rgb
+from tima.data.hub import HubCells
 from tima.data.image_set import ImageSet
 from tima.errors import DataError
 
@@ -93,7 +94,7 @@ def _from_dataset(data: Any, image_size: int, name: str) -> ImageSet:
             f"The column '{label}' holds numbers without names. Cast it: data.cast_column('{label}', ClassLabel(...))."
         )
     stored = data.cast_column(image, datasets.Image(decode=False))
-    return ImageSet(name, class_names, torch.tensor(labels), Column(stored, image), Place(name), image_size)
+    return ImageSet(name, class_names, torch.tensor(labels), HubCells(stored, image), Place(name), image_size)
 
 
 # classes and not lambdas, so that loaders can send a set to their worker processes
@@ -111,22 +112,10 @@ class Encoded:
             return image
         picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
         if picture.mode not in PNG_MODES:  # CMYK and its kin: from a file they are decoded by this too
-            picture = _to_rgb(picture)
+            picture = to_rgb(picture)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class Column:
-    """The encoded pictures of a `datasets.Dataset`, whose image column is not decoded."""
-
-    data: Any
-    name: str
-
-    def __call__(self, index: int) -> bytes | Path:
-        value = self.data[index][self.name]
-        return bytes(value["bytes"]) if value["bytes"] is not None else Path(value["path"])
 
 
 @dataclass(frozen=True)

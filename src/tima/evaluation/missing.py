@@ -5,7 +5,6 @@ away when the set is evaluated after all.
 """
 
 import json
-import re
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tima._files import write_json
+from tima._files import safe_name, write_json
 from tima.errors import ResultError, TimaError
 from tima.protocols import Protocol
 
@@ -38,7 +37,7 @@ class Missing(BaseModel):
 
 def missing_path(folder: str | Path, data: str, protocol: Protocol) -> Path:
     """Where the record of a data set under a protocol lies."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", data).strip("-")[-120:]
+    name = safe_name(data).strip("-")[-120:]
     return Path(folder) / "missing" / f"{name}.{protocol.name}-{protocol.sha256[:8]}.json"
 
 

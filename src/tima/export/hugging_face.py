@@ -14,7 +14,8 @@ from tima.export.clip_config import clip_config, openai_tokenizer
 from tima.export.expressible import check_plain
 from tima.export.probe import TOLERANCE, Probe, compare, normalised
 from tima.models import DualEncoder
-from tima.models.hugging_face import FAMILIES, HuggingFaceEncoder, _no_bar
+from tima.models.hugging_face import FAMILIES, HuggingFaceEncoder
+from tima.models.hugging_face_files import no_bar
 from tima.models.key_names import to_transformers
 from tima.models.open_clip import OpenClipEncoder
 
@@ -32,7 +33,7 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
     """
     check_plain(model, "hf")
     encoder = as_hugging_face(model)
-    with _no_bar():
+    with no_bar():
         encoder.save_pretrained(folder)
     if encoder.backbone.config.model_type == "siglip":
         _without_mask(folder / "tokenizer_config.json")
@@ -65,7 +66,7 @@ def check(model: DualEncoder, folder: Path, probe: Probe, classes: "Classes | No
     import transformers
 
     kind = str(transformers.AutoConfig.from_pretrained(folder).model_type)
-    with _no_bar():
+    with no_bar():
         loaded, report = getattr(transformers, FAMILIES[kind][0]).from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )
@@ -107,7 +108,7 @@ def _check_pipeline(folder: Path, probe: Probe, *, sigmoid: bool) -> float:
     """The scores of the pipeline, loaded by nothing but the folder's name, on the picture that needs no resizing."""
     import transformers
 
-    with _no_bar():
+    with no_bar():
         pipeline = transformers.pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
     answers = pipeline(
         probe.pictures[0], candidate_labels=probe.class_names, hypothesis_template=probe.template.replace("{c}", "{}")

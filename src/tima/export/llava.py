@@ -18,7 +18,7 @@ from tima.export.expressible import check_plain
 from tima.export.hugging_face import as_hugging_face, pil_image_processor
 from tima.export.probe import TOLERANCE, Probe, compare, normalised
 from tima.models import DualEncoder
-from tima.models.hugging_face import _no_bar, write_preprocessor
+from tima.models.hugging_face_files import no_bar, write_preprocessor
 
 if TYPE_CHECKING:
     from tima.export.targets import Classes
@@ -39,7 +39,7 @@ def write(model: DualEncoder, folder: Path, classes: "Classes | None" = None) ->
     tower = encoder.backbone.vision_model
     folder.mkdir(parents=True, exist_ok=True)
     if encoder.backbone.config.model_type == "vision-text-dual-encoder":
-        with _no_bar():
+        with no_bar():
             tower.save_pretrained(folder, safe_serialization=True)
     else:
         config = encoder.backbone.config.vision_config
@@ -85,7 +85,7 @@ def load_tower(folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder)
     known = {"clip_vision_model": "CLIPVisionModel", "siglip_vision_model": "SiglipVisionModel"}
     kind: Any = getattr(transformers, known.get(config.model_type, "AutoModel"))
-    with _no_bar():
+    with no_bar():
         tower, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     if left := [*report["missing_keys"], *report["unexpected_keys"]]:
         raise ExportError(f"The tower's weights do not fit its config: {len(left)} names differ, first {sorted(left)[0]}.")

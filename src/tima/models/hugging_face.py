@@ -15,12 +15,12 @@ from tima.models.finite import check_finite
 from tima.models.hugging_face_files import (
     CLIP_MEAN,
     CLIP_STD,
-    _damaged_file,
-    _first_line,
-    _load_tokenizer,
-    _mean_std,
-    _no_bar,
-    _refuse_pickles,
+    damaged_file,
+    first_line,
+    load_tokenizer,
+    mean_std,
+    no_bar,
+    refuse_pickles,
     write_preprocessor,
 )
 from tima.models.visual_prompt import save_prompt
@@ -142,33 +142,33 @@ def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFac
     import transformers
     from safetensors import SafetensorError
 
-    _refuse_pickles(Path(source))
+    refuse_pickles(Path(source))
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"'{source}' cannot be opened as a Hugging Face model: {_first_line(error)}") from error
+        raise ModelError(f"'{source}' cannot be opened as a Hugging Face model: {first_line(error)}") from error
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(f"'{source}' is a '{config.model_type}' model; supported are {', '.join(FAMILIES)}.")
     try:
         # transformers hides why one of its models cannot be imported; the usual reason is a torchvision of another build
         model_class = getattr(transformers, family[0])
-        with _no_bar():  # reading a file of weights takes a second; its bar would tear ours
+        with no_bar():  # reading a file of weights takes a second; its bar would tear ours
             backbone, report = model_class.from_pretrained(
                 source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
     except SafetensorError as error:
-        raise ModelError(f"{_damaged_file(Path(source))}: damaged weights ({_first_line(error)}). Copy them again.") from error
+        raise ModelError(f"{damaged_file(Path(source))}: damaged weights ({first_line(error)}). Copy them again.") from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         hint = f" ({TORCHVISION_HINT})" if "torchvision" in f"{error!r} {error.__cause__!r}" else ""
-        raise ModelError(f"'{source}' cannot be loaded: {_first_line(error)}{hint}") from error
+        raise ModelError(f"'{source}' cannot be loaded: {first_line(error)}{hint}") from error
     if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers and only warns
         raise ModelError(
             f"'{source}': the weights file lacks {len(missing)} of the model's parameters, first {missing[0]}. "
             f"It belongs to another model than the config.json beside it."
         )
-    mean, std = _mean_std(source)
-    encoder = HuggingFaceEncoder(backbone, _load_tokenizer(source, config), mean=mean, std=std, name=name or str(source))
+    mean, std = mean_std(source)
+    encoder = HuggingFaceEncoder(backbone, load_tokenizer(source, config), mean=mean, std=std, name=name or str(source))
     encoder.requires_grad_(False)
     return check_finite(encoder, str(source))
 

@@ -30,7 +30,7 @@ def write_preprocessor(folder: Path, image_size: int, mean: Sequence[float], std
     (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _refuse_pickles(folder: Path) -> None:
+def refuse_pickles(folder: Path) -> None:
     """A pickle can run code when it is opened, so weights are read as safetensors only."""
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))
@@ -42,7 +42,7 @@ def _refuse_pickles(folder: Path) -> None:
         raise ModelError(f"{folder} holds a config.json but no weights: model.safetensors is missing.")
 
 
-def _damaged_file(source: Path) -> Path:
+def damaged_file(source: Path) -> Path:
     """The weights file that cannot be read, where it is a local one."""
     from safetensors import SafetensorError, safe_open
 
@@ -55,7 +55,7 @@ def _damaged_file(source: Path) -> Path:
     return source
 
 
-def _load_tokenizer(source: str | Path, config: Any) -> Any:
+def load_tokenizer(source: str | Path, config: Any) -> Any:
     """The model's tokenizer. Without its files transformers makes an empty one up, and every text comes out the same."""
     import transformers
 
@@ -63,7 +63,7 @@ def _load_tokenizer(source: str | Path, config: Any) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # what is raised here depends on the tokenizer's own library
-        raise ModelError(f"'{source}': the tokenizer cannot be loaded: {_first_line(error)}. {advice}") from error
+        raise ModelError(f"'{source}': the tokenizer cannot be loaded: {first_line(error)}. {advice}") from error
     highest = max(tokenizer(["a photo of a cat."])["input_ids"][0])
     if len(tokenizer) < 64 or highest >= config.text_config.vocab_size:
         raise ModelError(
@@ -73,7 +73,7 @@ def _load_tokenizer(source: str | Path, config: Any) -> Any:
     return tokenizer
 
 
-def _mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
+def mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
     """The model's own normalisation. A CLIP folder without a preprocessor file gets CLIP's, never ImageNet's."""
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -82,17 +82,17 @@ def _mean_std(source: str | Path) -> tuple[Sequence[float], Sequence[float]]:
     except OSError as error:
         file = Path(source) / "preprocessor_config.json"
         if file.is_file():  # there but unreadable: another mean and standard deviation would cost accuracy unnoticed
-            raise ModelError(f"{file} cannot be read as JSON: {_first_line(error)}") from error
+            raise ModelError(f"{file} cannot be read as JSON: {first_line(error)}") from error
         return CLIP_MEAN, CLIP_STD
     return values.get("image_mean", CLIP_MEAN), values.get("image_std", CLIP_STD)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 @contextmanager
-def _no_bar() -> Iterator[None]:
+def no_bar() -> Iterator[None]:
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -2,10 +2,8 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from tima._reading import read_yaml_object
 from tima.config import validate
 from tima.errors import RecipeError
 from tima.protocols.protocol import Protocol
@@ -31,7 +29,7 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     found = next((place for place in (shipped, path) if place.is_file()), None)
     if found is None:
         raise RecipeError(f"Protocol '{name_or_path}' was not found: neither a file nor one of {', '.join(known_protocols())}.")
-    return _own_name(validate(Protocol, _read(found), f"Protocol {found}"), found)
+    return _own_name(validate(Protocol, read_yaml_object(found, "protocol"), f"Protocol {found}"), found)
 
 
 def check_protocol(path: str | Path) -> Protocol:
@@ -45,7 +43,7 @@ def check_protocol(path: str | Path) -> Protocol:
     path = Path(path).expanduser()
     if not path.is_file():
         raise RecipeError(f"{path} is not there. Give the path of a protocol's YAML file.")
-    protocol = _own_name(validate(Protocol, _read(path), f"Protocol {path}"), path)
+    protocol = _own_name(validate(Protocol, read_yaml_object(path, "protocol"), f"Protocol {path}"), path)
     try:
         check_stages(find_stages(protocol.attack, protocol.attack_params), protocol.norm)
     except RecipeError as error:
@@ -62,13 +60,3 @@ def _own_name(protocol: Protocol, path: Path) -> Protocol:
             "something else. Give yours a name of its own."
         )
     return protocol
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds no protocol: it must be a list of 'key: value' lines.")
-    return values

@@ -1,12 +1,11 @@
 """`Protocol`: everything that decides what a robust accuracy means, as one small object that cannot be changed."""
 
-import hashlib
-import json
 from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
+from tima._files import sha256_json
 from tima.config import validate
 from tima.eps import eps_text, parse_eps
 from tima.errors import EpsError
@@ -88,7 +87,7 @@ class Protocol(BaseModel):
     def sha256(self) -> str:
         """Hash of every field that can move a number: equal hashes, comparable numbers."""
         content = {key: value for key, value in self.content().items() if key not in BESIDE}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return sha256_json(content)
 
     def override(self, **fields: Any) -> "Protocol":
         """A copy with other fields, named `custom` unless nothing changed that can move a number.

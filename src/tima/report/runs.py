@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tima._reading import read_json_object
 from tima.eps import format_eps, parse_eps
 from tima.errors import ResultError
 
@@ -112,7 +113,13 @@ def _read_run(folder: Path) -> Run:
 
     summary_file = folder / "summary.json"
     training = not summary_file.is_file() and (folder / "recipe.yaml").is_file()
-    summary = _read_recipe(folder / "recipe.yaml") if training else _read_json(summary_file) if summary_file.is_file() else {}
+    summary = (
+        _read_recipe(folder / "recipe.yaml")
+        if training
+        else read_json_object(summary_file, "Delete it or run the training again.")
+        if summary_file.is_file()
+        else {}
+    )
     method = str(summary.get("method", "zero-shot")).replace("_", "-")
     name = METHOD_TITLES.get(method, method) + _addition(method, folder / "recipe.yaml")
     # not load_results: a run without results is a row of "missing" here, not an error
@@ -139,16 +146,6 @@ def _number(runs: list[Run]) -> list[Run]:
     baseline = next((run for run in runs if not run.trained), None)
     numbers = iter(range(1, len(runs) + 1))
     return [replace(run, series=0 if run is baseline else next(numbers)) for run in runs]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: {error}. Delete it or run the training again.") from error
-    if not isinstance(value, dict):
-        raise ResultError(f"{path} should hold one JSON object, but holds a {type(value).__name__}.")
-    return value
 
 
 def _addition(method: str, recipe: Path) -> str:

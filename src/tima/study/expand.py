@@ -4,7 +4,6 @@ A folder is named after the method and a hash of the recipe's settings, so that 
 place in the file: rows can be added, and a trial that equals a final run is trained once.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+from tima._files import sha256_json
 from tima.config import TrainRecipe, apply_overrides, validate
 from tima.errors import RecipeError
 from tima.protocols import Protocol, load_protocol
@@ -30,8 +30,7 @@ class Training:
     def key(self) -> str:
         """Name of its folder."""
         content = self.recipe.model_dump(mode="json", exclude_defaults=True)
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"{self.recipe.method}-{digest[:10]}"
+        return f"{self.recipe.method}-{sha256_json(content)[:10]}"
 
 
 def trials(study: Study, name: str) -> list[Training]:

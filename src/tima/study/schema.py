@@ -18,9 +18,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tima._reading import read_yaml_object
 from tima.config import Eps, apply_overrides, validate
 from tima.errors import RecipeError
 from tima.study.claims import Claim
@@ -152,12 +152,6 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
     found = next((p for p in (path, studies_folder() / f"{name_or_path}.yaml") if p.is_file()), None)
     if found is None:
         raise RecipeError(f"Study '{name_or_path}' was not found: neither a file nor one of {', '.join(known_studies())}.")
-    try:
-        values = yaml.safe_load(found.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{found} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{found} holds no study: it must be a list of 'key: value' lines.")
-    study: Study = validate(Study, apply_overrides(values, overrides), f"Study {found}")
+    study: Study = validate(Study, apply_overrides(read_yaml_object(found, "study"), overrides), f"Study {found}")
     check(study)
     return study

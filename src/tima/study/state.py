@@ -3,14 +3,13 @@
 Nothing is kept besides the runs' own files, so that a study which was killed at any moment goes on from what is whole.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tima._files import write_json
-from tima.errors import ResultError
+from tima._reading import read_json_object
 from tima.protocols import Protocol
 from tima.results import result_path
 from tima.study.expand import Training, finals, first_seeds, headline_seeds, trials
@@ -187,10 +186,4 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ResultError: not readable, or something else.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: {error}. Delete it; what it held is made again.") from error
-    if not isinstance(value, dict):
-        raise ResultError(f"{path} should hold one JSON object, but holds a {type(value).__name__}.")
-    return value
+    return read_json_object(path, "Delete it; what it held is made again.")

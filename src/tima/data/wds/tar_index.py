@@ -67,7 +67,7 @@ def index_shard(file: Path, name: str) -> ShardIndex:
     """
     stat = file.stat()
     state = f"{VERSION} {name} {stat.st_size}" + ("" if "://" in name else f" {stat.st_mtime_ns}")
-    kept = cache_home() / "index" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.npz"
+    kept = _kept(state)
     try:
         return _load(kept)
     except Exception:  # not there, or cut off: it is made again
@@ -83,11 +83,14 @@ def index_shard(file: Path, name: str) -> ShardIndex:
 
 def indexed(name: str, size: int) -> ShardIndex | None:
     """The kept index of a shard from a URL, without the shard."""
-    state = f"{VERSION} {name} {size}"
     try:
-        return _load(cache_home() / "index" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.npz")
+        return _load(_kept(f"{VERSION} {name} {size}"))
     except Exception:
         return None
+
+
+def _kept(state: str) -> Path:
+    return cache_home() / "index" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.npz"
 
 
 def _walk(file: Path, name: str) -> ShardIndex:
