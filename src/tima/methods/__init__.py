@@ -1,6 +1,7 @@
 """Training methods: one file a method, one line here.
 
-`tima` (default) and `tima-v1` are the project's own subject, the others are what they are compared with.
+`tima` (default) and `tima-v1` are the project's subject, `tima-plus` is our own step beyond them, the others are what they are
+compared with.
 """
 
 from tima.errors import RecipeError
@@ -17,11 +18,15 @@ from tima.methods.pmg_aft import PmgAft
 from tima.methods.tecoa import TeCoA
 from tima.methods.tga_zsr import TgaZsr
 from tima.methods.tima import Tima
+from tima.methods.tima_plus import TimaPlus
 from tima.methods.tima_v1 import TimaV1
 from tima.methods.trades import Trades
 from tima.methods.zero_shot import ZeroShot
 
-_ALL = (Tima, TimaV1, TeCoA, Fare, PmgAft, Laat, TgaZsr, CompTga, AdvFlyp, Agft, Trades, Mart, FtAdv, FtClean, ZeroShot)
+_ALL = (
+    *(Tima, TimaV1, TimaPlus, TeCoA, Fare, PmgAft, Laat, TgaZsr, CompTga),
+    *(AdvFlyp, Agft, Trades, Mart, FtAdv, FtClean, ZeroShot),
+)
 METHODS: dict[str, type[Method]] = {m.name: m for m in _ALL}
 
 
