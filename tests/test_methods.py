@@ -88,7 +88,7 @@ def test_registry() -> None:
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_setting_says_where_it_comes_from(method: type[Method]) -> None:
     for name, field in method.Config.model_fields.items():
-        assert field.description and ("known:" in field.description or "our reading" in field.description), name
+        assert field.description and any(word in field.description for word in ("known:", "our reading", "ours;")), name
     with pytest.raises(ValidationError, match="Extra inputs"):
         method.Config(no_such_setting=1)  # type: ignore[call-arg]
 
@@ -182,7 +182,7 @@ def test_margin_by(by: Any) -> None:
     step = make_step()
     method = Tima(TimaConfig(margin_by=by, kappa=0.2, m0=0.1))
     margin = method.margin(step)
-    assert margin is not None and torch.equal(margin, terms.asam_margin(step.text0_CD, 0.2, 0.1, by=by))
+    assert margin is not None and torch.equal(margin, terms.asam_margin(step.text0_CD, 0.2, 0.1, by=by)[step.label_B])
     assert Tima(TimaConfig(margin_by="constant", m0=0)).margin(step) is None
 
 
@@ -215,7 +215,7 @@ def test_all_weights_and_margins_zero_is_tecoa_bit_for_bit(method: Method) -> No
 def test_a_zero_margin_matrix_is_tecoa_bit_for_bit_too() -> None:
     step = make_step()
     arguments = step.adv_BD, step.text_CD, step.label_B, step.scale
-    assert torch.equal(terms.margin_ce(*arguments, torch.zeros(C, C)), terms.margin_ce(*arguments))
+    assert torch.equal(terms.margin_ce(*arguments, torch.zeros(B, C)), terms.margin_ce(*arguments))
 
 
 @pytest.mark.parametrize("method", [Tima, TimaV1])
@@ -252,9 +252,9 @@ def test_which_term_trains_which_tower() -> None:
 def test_no_gradient_through_the_margin() -> None:
     step = make_step()
     found = TimaV1(TimaV1Config(kappa=0.2)).losses(step)["tam"]
-    margin_CC = terms.tam_margin(step.text_CD, 0.2).detach()
-    expected = terms.margin_ce(step.adv_BD, step.text_CD, step.label_B, step.scale, margin_CC)
-    through = terms.margin_ce(step.adv_BD, step.text_CD, step.label_B, step.scale, terms.tam_margin(step.text_CD, 0.2))
+    margin_BC = terms.tam_margin(step.text_CD, 0.2, step.label_B)
+    expected = terms.margin_ce(step.adv_BD, step.text_CD, step.label_B, step.scale, margin_BC.detach())
+    through = terms.margin_ce(step.adv_BD, step.text_CD, step.label_B, step.scale, margin_BC)
     assert torch.equal(gradient(found, step.text_CD), gradient(expected, step.text_CD))  # type: ignore[arg-type]
     assert not torch.allclose(gradient(found, step.text_CD), gradient(through, step.text_CD))  # type: ignore[arg-type]
 

@@ -125,7 +125,8 @@ def test_margin_ce_by_hand() -> None:
     image, text, label = plane(0), plane(0, 90), torch.tensor([0])
     margin = torch.tensor([[0.0, 0.5], [9.0, 0.0]], dtype=torch.float64)  # row 1 belongs to the other class
     assert terms.margin_ce(image, text, label, 2.0).item() == pytest.approx(math.log(1 + math.exp(-2)))  # logits 2, 0
-    assert terms.margin_ce(image, text, label, 2.0, margin).item() == pytest.approx(math.log(1 + math.exp(-1)))  # logits 2, 1
+    with_margin = terms.margin_ce(image, text, label, 2.0, margin[label])  # logits 2, 1
+    assert with_margin.item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
 TEACHER_FIRST = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # KL((3/4, 1/4) || (1/2, 1/2)) = 0.1308
@@ -159,13 +160,16 @@ def test_every_term_equals_the_slow_formula(dtype: torch.dtype, tolerance: float
         assert terms.mhe(text, alpha).item() == close(slow_mhe(t, alpha), abs=tolerance)
     assert terms.semantic_consistency(text, text0).item() == close(slow_consistency(t, t0), abs=tolerance)
     margin = terms.tam_margin(text, 0.3)
+    assert torch.allclose(terms.tam_margin(text, 0.3, label), margin[label], atol=tolerance)
     np.testing.assert_allclose(margin.numpy(), slow_tam(t, 0.3), atol=tolerance)
     for by in ("similarity", "distance", "constant"):
         for sign in (1, -1):
             found = terms.asam_margin(text0, 0.3, 0.2, by=by, sign=sign)  # type: ignore[arg-type]
             np.testing.assert_allclose(found.numpy(), slow_asam(t0, 0.3, 0.2, by, sign), atol=tolerance)
+            rows = terms.asam_margin(text0, 0.3, 0.2, by, sign, label)  # type: ignore[arg-type]
+            np.testing.assert_allclose(rows.numpy(), found[label].numpy(), atol=tolerance)
     expected = slow_ce(a, t, label.tolist(), SCALE, slow_tam(t, 0.3))
-    assert terms.margin_ce(image, text, label, SCALE, margin).item() == close(expected, abs=tolerance)
+    assert terms.margin_ce(image, text, label, SCALE, margin[label]).item() == close(expected, abs=tolerance)
     assert terms.iakd(teacher, text, text0, SCALE).item() == close(slow_kl(v0, t0, v0, t, SCALE), abs=tolerance)
     assert terms.takd(teacher, image, text, SCALE).item() == close(slow_kl(v0, t, a, t, SCALE), abs=tolerance)
 
@@ -191,10 +195,11 @@ def test_gradcheck(name: str) -> None:
     assert gradcheck(lambda x: term(F.normalize(x, dim=-1)), (raw,))
 
 
-@pytest.mark.parametrize("margin", [None, terms.asam_margin(unit(C, 9), 0.3, 0.2)])
-def test_gradcheck_margin_ce(margin: Tensor | None) -> None:
+@pytest.mark.parametrize("with_margin", [False, True])
+def test_gradcheck_margin_ce(with_margin: bool) -> None:
     image, text = (torch.randn(n, D, dtype=torch.float64, requires_grad=True) for n in (B, C))
     label = torch.tensor([3, 0, 5, 3, 1])
+    margin = terms.asam_margin(unit(C, 9), 0.3, 0.2, label_B=label) if with_margin else None
     assert gradcheck(lambda a, t: terms.margin_ce(F.normalize(a), F.normalize(t), label, SCALE, margin), (image, text))
 
 
@@ -270,7 +275,7 @@ def test_one_or_two_classes(n_classes: int) -> None:
 
 
 CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "margin_ce": lambda a, t: terms.margin_ce(a, t, torch.arange(B), 100.0, terms.tam_margin(t, 0.1)),
+    "margin_ce": lambda a, t: terms.margin_ce(a, t, torch.arange(B), 100.0, terms.tam_margin(t, 0.1, torch.arange(B))),
     "tam_margin": lambda a, t: terms.tam_margin(t, 0.1),
     "asam_margin": lambda a, t: terms.asam_margin(t, 0.1, 0.1),
     "mhe": lambda a, t: terms.mhe(t),

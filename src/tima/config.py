@@ -116,6 +116,15 @@ class TrainRecipe(_Strict):
     awp: AwpSettings | None = Field(default=None, description="weight perturbation; awp.gamma=0.005 switches it on")
     augment: Literal["none", "flip", "crop"] = Field(default="crop", description="crop: random crop, aspect and flip")
     templates: list[str] = Field(default=["a photo of a {c}."], description="prompts of the class texts while training")
+    max_classes: int | None = Field(
+        default=None,
+        ge=2,
+        description="classes whose texts a step encodes: the labels of the batch and others drawn evenly; None: all. For many "
+        "classes and methods that train the text tower (docs/scaling.md); the others encode their texts once for a run",
+    )
+    weigh_sample: bool = Field(
+        default=True, description="a drawn class counts for those that were not drawn: losses are then right but for noise"
+    )
     held_out_classes: float = Field(
         default=0.1, ge=0, lt=1, description="share of classes kept out of training: the zero-shot proxy"
     )

@@ -1,7 +1,7 @@
 """One optimiser step's work as one module: class texts, inner attack, loss terms.
 
 It is a module so that a distributed wrapper sees a single `forward`; inside, the attack runs on the bare student.
-Shapes: `B` images, `C` classes, `D` embedding width.
+Shapes: `B` images, `C` classes, `M` classes of a step, `D` embedding width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from tima.attacks import LogitsFn
+from tima.class_sample import ClassSample
 from tima.config import AttackSettings
 from tima.errors import RecipeError
 from tima.methods.base import Method, Step
 from tima.models import DualEncoder, encode_classes
 from tima.modifiers.grad_align import grad_align
 from tima.modifiers.inner_attack import inner_attack
+
+PROMPTS = 2048  # that keep their activations for the backward pass: about 4 MB each in CLIP's text tower
 
 
 @dataclass
@@ -77,6 +82,27 @@ class Objective(nn.Module):
     def teacher(self) -> DualEncoder | None:
         return self._teacher[0]
 
+    @property
+    def samples_classes(self) -> bool:
+        """Whether a sample of the classes saves anything: only a text tower that trains is run in every step."""
+        return self.method.text_tower != "none"
+
+    def _class_texts(self, chosen: Sequence[int]) -> Tensor:
+        """Class texts of the student, with gradient. A long list is run again in the backward pass, piece by piece."""
+        names, count = [self.class_names[i] for i in chosen], max(1, PROMPTS // len(self.templates))
+        if len(names) <= count or not torch.is_grad_enabled():
+            return encode_classes(self.student, names, self.templates)
+        pieces = [names[i : i + count] for i in range(0, len(names), count)]
+        return torch.cat([checkpoint(encode_classes, self.student, p, self.templates, use_reentrant=False) for p in pieces])
+
+    def _attack_output(self, step: Step) -> LogitsFn:
+        """What the attack climbs; a weighted sample of the classes has its weights there, too."""
+        texts, log_weight_M = self.method.attack_texts(step), step.log_weight_C
+        logits_fn = self.method.attack_output(step.student, texts.detach())
+        if log_weight_M is None or texts is not step.text_CD or self.method.attack_loss != "ce":
+            return logits_fn
+        return lambda image_BCHW: logits_fn(image_BCHW) + log_weight_M
+
     def forward(
         self,
         image_BCHW: Tensor,
@@ -86,28 +112,41 @@ class Objective(nn.Module):
         generator: torch.Generator,
         captions: Sequence[str] | None = None,
         adv_BCHW: Tensor | None = None,
+        classes: ClassSample | None = None,
     ) -> Outcome:
-        """Pixels in [0, 1] and labels to loss terms. `adv_BCHW` takes the place of an attack, where one was made before."""
+        """Pixels in [0, 1] and labels to loss terms. `adv_BCHW` takes the place of an attack, where one was made before.
+
+        `classes` is the step's sample of the class list. Frozen texts are encoded once for a run, so a method that trains no
+        text tower sees all of them whatever the sample says. The attack climbs against the classes that the loss sees.
+        """
         method, student = self.method, self.student
+        classes = classes or ClassSample()
+        if not self.samples_classes:
+            classes = ClassSample(classes.seed)
+        device, chosen_M, log_weight_M = label_B.device, classes.class_M, classes.log_weight_M
         if method.text_tower == "none":
-            text_CD = self.text0_CD
-        else:
-            text_CD = encode_classes(student, self.class_names, self.templates)  # once a step, with gradient
+            text_MD = self.text0_CD
+        else:  # once a step, with gradient
+            text_MD = self._class_texts(range(len(self.class_names)) if chosen_M is None else chosen_M.tolist())
+        rows = slice(None) if chosen_M is None else chosen_M.to(device)
+        label_B = classes.renumber(label_B)
         step = Step(
             student=student,
             teacher=self.teacher,
             image_BCHW=image_BCHW,
             adv_BCHW=image_BCHW,
             label_B=label_B,
-            text_CD=text_CD,
-            text0_CD=self.text0_CD,
+            text_CD=text_MD,
+            text0_CD=self.text0_CD[rows],
             captions=captions,
-            extra_CD={name: getattr(self, f"extra_{name}_CD") for name in self._extra},
+            extra_CD={name: getattr(self, f"extra_{name}_CD")[rows] for name in self._extra},
+            log_weight_C=None if log_weight_M is None else log_weight_M.to(device),
+            seed=classes.seed,
         )
         align: dict[str, Tensor] = {}
         if method.adversarial:
             target_B = method.attack_target(step)
-            logits_fn = method.attack_output(student, method.attack_texts(step).detach())
+            logits_fn = self._attack_output(step)
             if adv_BCHW is None:
                 with frozen(student):
                     adv_BCHW = inner_attack(
@@ -119,7 +158,7 @@ class Objective(nn.Module):
                 align["align"] = self.attack.align * term
         terms = method.losses(step) | align
         with torch.no_grad():
-            hit_B = (step.adv_BD.detach() @ text_CD.detach().T).argmax(-1) == label_B
+            hit_B = (step.adv_BD.detach() @ text_MD.detach().T).argmax(-1) == label_B
         return Outcome(terms, int(hit_B.sum()), len(label_B), method.adversarial, step.adv_BCHW)
 
 

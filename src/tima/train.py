@@ -22,6 +22,7 @@ from tima._files import atomic_folder, restore_folder, write_json, write_text
 from tima._trackers import PROJECT, check_trackers, tracker_config, tracker_folder, tracker_options
 from tima.averaging import Averages
 from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
+from tima.class_sample import draw_classes
 from tima.config import TrainRecipe, dump, train_recipe
 from tima.config import validate as validate_config
 from tima.data import ImageSet
@@ -99,6 +100,8 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
 
     with log:
         log.notes(split, params, device)
+        if recipe.max_classes is not None and method.text_tower == "none":
+            log.console.print(f"max_classes has no effect: '{recipe.method}' trains no text tower, its texts are encoded once.")
         for step, batch in _stream(split.train, recipe, method.needs_captions, state.step, accelerator, log):
             eps = eps_at(recipe, step)
             lr = recipe.lr * lr_factor(recipe, step)
@@ -166,7 +169,7 @@ def _update(
             pixels, label_B = _augment(piece.image_BCHW, recipe, step, part, rank).to(device), piece.label_B.to(device)
             with _precision(recipe, device):
                 size = attack_step_size(recipe, eps)
-                outcome = objective(pixels, label_B, eps, size, generator, piece.captions, adv_BCHW)
+                outcome = objective(pixels, label_B, eps, size, generator, piece.captions, adv_BCHW, piece.classes)
             share = len(label_B) / n
             loss = torch.stack([term.float() for term in outcome.terms.values()]).sum() * share
             if not torch.isfinite(loss):
@@ -198,7 +201,8 @@ def _stream(
 ) -> Iterator[tuple[int, TrainBatch]]:
     """Every step's batch; each process takes its own slice of the same global batch."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    plan = [b[rank::world] for b in batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps, images.shard_B)]
+    whole = list(batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps, images.shard_B))
+    plan = [batch[rank::world] for batch in whole]
     loader = torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
     for step, batch in enumerate(loader, start=first):
         log.bad(batch.bad)
@@ -206,7 +210,9 @@ def _stream(
             raise TrainingError(f"Step {step}: not one of the batch's {len(plan[step - first])} pictures can be read.")
         seed = step_seed(recipe.seed, step, 7000 + 1000 * rank)
         texts = captions_of(images, batch.index_B, recipe.templates, seed) if captions else None
-        yield step, TrainBatch(batch.image_BCHW, batch.label_B, texts)
+        present_B, seed = images.label_B[whole[step - first]], step_seed(recipe.seed, step, 3)  # the same in every process
+        classes = draw_classes(len(images.class_names), present_B, recipe.max_classes, seed, correct=recipe.weigh_sample)
+        yield step, TrainBatch(batch.image_BCHW, batch.label_B, texts, classes)
 
 
 def _augment(image_BCHW: Tensor, recipe: TrainRecipe, step: int, part: int, rank: int) -> Tensor:

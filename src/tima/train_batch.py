@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tima.class_sample import ClassSample
 from tima.data import ImageSet
 
 
@@ -19,6 +20,7 @@ class TrainBatch:
     image_BCHW: Tensor
     label_B: Tensor
     captions: Sequence[str] | None = None
+    classes: ClassSample | None = None  # of the whole step: the same in every process and every part
 
     def parts(self, count: int) -> list["TrainBatch"]:
         """`count` pieces whose sizes differ by one at most, in order; fewer only where there are fewer images."""
@@ -26,7 +28,7 @@ class TrainBatch:
         # not `chunk`, which may give fewer: processes whose shares differ by an image would then wait for each other for ever
         for row_B in torch.arange(len(self.label_B)).tensor_split(min(count, max(1, len(self.label_B)))):
             texts = None if self.captions is None else [self.captions[i] for i in row_B.tolist()]
-            found.append(TrainBatch(self.image_BCHW[row_B], self.label_B[row_B], texts))
+            found.append(TrainBatch(self.image_BCHW[row_B], self.label_B[row_B], texts, self.classes))
         return found
 
 

@@ -40,11 +40,13 @@ class Step:
         teacher: its frozen original, or None when the method needs none.
         image_BCHW: clean pixels in [0, 1].
         adv_BCHW: adversarial pixels in [0, 1]; the same tensor object as `image_BCHW` when there was no attack.
-        label_B: class indices.
+        label_B: class indices, rows of `text_CD`.
         text_CD: unit-norm class texts of the student, with a gradient if the text tower trains.
         text0_CD: unit-norm class texts of the frozen original, a constant.
         captions: a text for each image, when the method asks for them (`needs_captions`).
         extra_CD: class texts of the frozen original through the method's `extra_templates`, by their name.
+        log_weight_C: where the classes are a sample, what is added to their logits (`tima.class_sample`); None adds nothing.
+        seed: for what a method draws in this step; the same in every process.
     """
 
     student: DualEncoder
@@ -56,6 +58,16 @@ class Step:
     text0_CD: Tensor
     captions: Sequence[str] | None = None
     extra_CD: Mapping[str, Tensor] = field(default_factory=dict)
+    log_weight_C: Tensor | None = None
+    seed: int = 0
+
+    def some_classes(self, count: int) -> Tensor | None:
+        """`count` of the step's classes, drawn evenly; None where there are no more than that."""
+        n_classes = len(self.text_CD)
+        if n_classes <= count:
+            return None
+        drawn = torch.randperm(n_classes, generator=torch.Generator().manual_seed(self.seed + 1))[:count]
+        return drawn.to(self.text_CD.device)
 
     @cached_property
     def scale(self) -> Tensor:

@@ -1,7 +1,8 @@
 """The terms of TIMA's losses: pure functions of embeddings, each with its formula and its status.
 
-Shapes: `B` images, `C` classes, `D` embedding width. All embeddings are unit-norm, `d^2 = 2 - 2 cos`, `s` is the logit
-scale, and margins are in cosine units (they are multiplied by `s` together with the cosine).
+Shapes: `B` images, `C` classes, `D` embedding width, `K` classes drawn to stand for all. All embeddings are unit-norm,
+`d^2 = 2 - 2 cos`, `s` is the logit scale, and margins are in cosine units (`s` multiplies them together with the cosine).
+Where the classes are a sample (`tima.class_sample`), `log_weight_C` is added to every logit; None adds nothing.
 
 Status: *known* formulas come from the named source; *our reading* fills what the papers' available text leaves open
 (TIMA: arXiv 2405.17678 v1, 2024, and AAAI 2026, 40(29):24235-24243).
@@ -16,6 +17,8 @@ from typing import Literal, ParamSpec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tima.methods.class_pairs import pair_mean, pair_moments, pair_range
 
 P = ParamSpec("P")
 
@@ -44,7 +47,12 @@ def full_precision(term: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 @full_precision
 def margin_ce(
-    image_BD: Tensor, text_CD: Tensor, label_B: Tensor, scale: Tensor | float, margin_CC: Tensor | None = None
+    image_BD: Tensor,
+    text_CD: Tensor,
+    label_B: Tensor,
+    scale: Tensor | float,
+    margin_BC: Tensor | None = None,
+    log_weight_C: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy with a margin on every negative logit, mean over the batch.
 
@@ -53,24 +61,31 @@ def margin_ce(
     A sigmoid model's logit bias is the same for all classes, so that it cancels here and in the distillations.
 
     Args:
-        margin_CC: row `y` is added to the cosines of images of class `y`; its diagonal must be 0. None is no margin.
+        margin_BC: added to the cosines; 0 at each image's own class. None is no margin.
     """
     cosine_BC = image_BD @ text_CD.T
-    if margin_CC is not None:
-        cosine_BC = cosine_BC + margin_CC[label_B]
+    if margin_BC is not None:
+        cosine_BC = cosine_BC + margin_BC
     # (4) TAM: l_by = s cos(a_b, t_y);  l_bj = s (cos(a_b, t_j) + m_yj), j != y;  L_TAM = CE(l, y)
-    return F.cross_entropy(scale * cosine_BC, label_B)
+    return F.cross_entropy(_weighted(scale * cosine_BC, log_weight_C), label_B)
 
 
 @full_precision
-def tam_margin(text_CD: Tensor, kappa: float) -> Tensor:
-    """Text-distance based adaptive margin of TIMA v1, `C x C` in cosine units: the further two texts, the larger.
+def tam_margin(text_CD: Tensor, kappa: float, label_B: Tensor | None = None) -> Tensor:
+    """Text-distance based adaptive margin of TIMA v1, in cosine units: the further two texts, the larger.
 
     Known (abstract): a margin that adapts to the distance of the texts. Our reading: its form.
+
+    Args:
+        label_B: the classes whose rows are wanted, `margin_BC`; None: all, `margin_CC`.
     """
+    distance_BC, own_BC = _rows(text_CD, label_B, _distance)
     # (5) TAM: m_yj = kappa * d(t_y, t_j) / max_jk d
-    distance_CC = _zero_diagonal(_distance(text_CD))
-    return kappa * distance_CC / distance_CC.amax().clamp_min(SQUARED_DISTANCE_FLOOR)
+    largest = pair_range(text_CD, _distance)[1].clamp_min(SQUARED_DISTANCE_FLOOR)
+    return (kappa * distance_BC / largest).masked_fill(own_BC, 0)
+
+
+MarginBy = Literal["similarity", "distance", "constant"]
 
 
 @full_precision
@@ -78,10 +93,12 @@ def asam_margin(
     text0_CD: Tensor,
     kappa: float,
     m0: float,
-    by: Literal["similarity", "distance", "constant"] = "similarity",
+    by: MarginBy = "similarity",
     sign: Literal[1, -1] = 1,
+    label_B: Tensor | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Adaptive semantic-aware margin of TIMA (AAAI 2026), `C x C` in cosine units with a zero diagonal.
+    """Adaptive semantic-aware margin of TIMA (AAAI 2026), in cosine units, 0 for a class with itself.
 
     Known (abstract): logit margins show a stable offset between small and large perturbations, which suggests adjusting
     them, and correlate negatively with semantic similarity. Our reading: the form below.
@@ -90,33 +107,44 @@ def asam_margin(
         text0_CD: texts of the frozen tower, so that the margin is a constant of the class list.
         by: what `rho` scales: the cosine, the distance, or nothing (`m = m0`).
         sign: -1 turns the adaptive part round, `m0 - kappa * rho`.
+        label_B: the classes whose rows are wanted, `margin_BC`; None: all, `margin_CC`.
+        limits: `asam_limits` of the whole list, where `text0_CD` is a sample of it or many steps share it; None: of these.
     """
-    n_classes = len(text0_CD)
-    rho_CC = torch.zeros(n_classes, n_classes, dtype=text0_CD.dtype, device=text0_CD.device)
-    if by != "constant" and n_classes > 2:  # one class has no pair, two have one: nothing to scale between
-        value_CC = text0_CD @ text0_CD.T if by == "similarity" else _distance(text0_CD)
-        own_CC = torch.eye(n_classes, dtype=torch.bool, device=text0_CD.device)
-        low = value_CC.masked_fill(own_CC, torch.inf).amin()
-        spread = value_CC.masked_fill(own_CC, -torch.inf).amax() - low
-        # where all pairs are alike, scaling would show nothing but rounding: rho is 0 then
-        rho_CC = (spread > SQUARED_DISTANCE_FLOOR) * (value_CC - low) / spread.clamp_min(SQUARED_DISTANCE_FLOOR)
+    value_BC, own_BC = _rows(text0_CD, label_B, _distance if by == "distance" else _cosine)
+    low, high = asam_limits(text0_CD, by) if limits is None else limits
+    # where all pairs are alike, scaling would show nothing but rounding: rho is 0 then
+    spread = high - low if high - low > SQUARED_DISTANCE_FLOOR else torch.inf
     # (8) ASAM: m_yj = m0 + kappa * rho_yj, rho_yj in [0, 1] min-max scaled over all pairs j != y
-    return _zero_diagonal(m0 + sign * kappa * rho_CC)
+    return (m0 + sign * kappa * ((value_BC - low) / spread)).masked_fill(own_BC, 0)
+
+
+def asam_limits(text0_CD: Tensor, by: MarginBy = "similarity") -> tuple[float, float]:
+    """Smallest and largest value over all pairs, which scale `rho` in (8). Equal where there is nothing to scale between."""
+    if by == "constant" or len(text0_CD) < 3:  # one class has no pair, two have one
+        return 0.0, 0.0
+    with torch.no_grad(), torch.autocast(text0_CD.device.type, enabled=False):
+        low, high = pair_range(text0_CD, _distance if by == "distance" else _cosine)
+    return float(low), float(high)
 
 
 @full_precision
-def mhe(text_CD: Tensor, alpha: float = 2.0) -> Tensor:
+def mhe(text_CD: Tensor, alpha: float = 2.0, column_K: Tensor | None = None) -> Tensor:
     """Minimum hyperspherical energy: small when the class texts are far from each other. A scalar in (0, 1].
 
     Known (retelling of the paper at themoonlight.io): formula and `alpha = 2`. One class alone has energy 0.
+
+    Args:
+        column_K: classes drawn to stand for all in one of the two places of a pair: an unbiased estimate of value and gradient.
     """
-    n_classes = len(text_CD)
-    if n_classes < 2:
+    if len(text_CD) < 2:
         return text_CD.sum() * 0.0
-    squared_CC = (2 - 2 * text_CD @ text_CD.T).clamp_min(0.0 if alpha >= 2 else SQUARED_DISTANCE_FLOOR)
+
     # (2) MHE: L_MHE = E_{j != k} [ 1 / (1 + d(t_j, t_k)^alpha) ]; the 1 + keeps it finite where two texts coincide
-    energy_CC = 1 / (1 + (squared_CC if alpha == 2 else squared_CC ** (alpha / 2)))
-    return energy_CC.triu(1).sum() * (2 / (n_classes * (n_classes - 1)))
+    def energy(cosine_RC: Tensor) -> Tensor:
+        squared_RC = (2 - 2 * cosine_RC).clamp_min(0.0 if alpha >= 2 else SQUARED_DISTANCE_FLOOR)
+        return 1 / (1 + (squared_RC if alpha == 2 else squared_RC ** (alpha / 2)))
+
+    return pair_mean(text_CD, energy, column_K)
 
 
 @full_precision
@@ -126,27 +154,30 @@ def semantic_consistency(text_CD: Tensor, text0_CD: Tensor) -> Tensor:
     Known (abstract): the semantic structure of the texts must survive tuning. Our reading: Pearson's correlation.
     Below three classes there is no structure and the term is 0; where all cosines are equal the correlation counts as 0.
     """
-    n_classes = len(text_CD)
-    if n_classes < 3:
+    if len(text_CD) < 3:
         return text_CD.sum() * 0.0
-    tuned_CC, frozen_CC = _centred_pairs(text_CD), _centred_pairs(text0_CD)
-    spread = tuned_CC.square().mean().clamp_min(VARIANCE_FLOOR) * frozen_CC.square().mean().clamp_min(VARIANCE_FLOOR)
+    tuned, frozen, both = pair_moments(text_CD, text0_CD)
     # (9) SC-MHE: 1 - pearson(S(t), S(t0)), S the off-diagonal cosines;  L_SCMHE = L_MHE + w_sc * (this)
-    return 1 - (tuned_CC * frozen_CC).mean() / spread.sqrt()
+    pearson = both / (tuned.clamp_min(VARIANCE_FLOOR) * frozen.clamp_min(VARIANCE_FLOOR)).sqrt()
+    return 1 - pearson.to(text_CD.dtype)
 
 
 @full_precision
-def iakd(teacher_BD: Tensor, text_CD: Tensor, text0_CD: Tensor, scale: Tensor | float) -> Tensor:
+def iakd(
+    teacher_BD: Tensor, text_CD: Tensor, text0_CD: Tensor, scale: Tensor | float, log_weight_C: Tensor | None = None
+) -> Tensor:
     """Image-aware distillation of the texts: what fixed images say about the tuned texts stays as it was.
 
     Known (abstract): fixed pre-trained image embeddings supervise tuned against original texts. Our reading: the KL.
     """
     # (3) IAKD: KL( softmax(s v0 @ t0.T) || softmax(s v0 @ t.T) ), mean over the batch
-    return _kl(scale * (teacher_BD @ text0_CD.T), scale * (teacher_BD @ text_CD.T))
+    return _kl(scale * (teacher_BD @ text0_CD.T), scale * (teacher_BD @ text_CD.T), log_weight_C)
 
 
 @full_precision
-def takd(teacher_BD: Tensor, image_BD: Tensor, text_CD: Tensor, scale: Tensor | float) -> Tensor:
+def takd(
+    teacher_BD: Tensor, image_BD: Tensor, text_CD: Tensor, scale: Tensor | float, log_weight_C: Tensor | None = None
+) -> Tensor:
     """Text-aware distillation of the images: the tuned image tower sees the texts as the pre-trained one does.
 
     Known (abstract): tuned and pre-trained image embeddings are kept similar. Our reading: the KL, its teacher on the
@@ -157,7 +188,7 @@ def takd(teacher_BD: Tensor, image_BD: Tensor, text_CD: Tensor, scale: Tensor | 
     """
     fixed_CD = text_CD.detach()
     # (6) TAKD: KL( softmax(s v0 @ sg(t).T) || softmax(s a @ sg(t).T) ), mean over the batch
-    return _kl(scale * (teacher_BD @ fixed_CD.T), scale * (image_BD @ fixed_CD.T))
+    return _kl(scale * (teacher_BD @ fixed_CD.T), scale * (image_BD @ fixed_CD.T), log_weight_C)
 
 
 @full_precision
@@ -167,23 +198,27 @@ def feature_distance(image_raw_BD: Tensor, teacher_raw_BD: Tensor) -> Tensor:
     return (image_raw_BD - teacher_raw_BD).square().sum(-1).mean()
 
 
-def _kl(teacher_BC: Tensor, student_BC: Tensor) -> Tensor:
+def _kl(teacher_BC: Tensor, student_BC: Tensor, log_weight_C: Tensor | None) -> Tensor:
     """`KL(softmax(teacher) || softmax(student))`, mean over the batch; nothing flows back into the teacher."""
-    log_p_BC = F.log_softmax(teacher_BC.detach(), dim=-1)
-    return F.kl_div(F.log_softmax(student_BC, dim=-1), log_p_BC, reduction="batchmean", log_target=True)
+    log_p_BC = F.log_softmax(_weighted(teacher_BC.detach(), log_weight_C), dim=-1)
+    log_q_BC = F.log_softmax(_weighted(student_BC, log_weight_C), dim=-1)
+    return F.kl_div(log_q_BC, log_p_BC, reduction="batchmean", log_target=True)
 
 
-def _distance(text_CD: Tensor) -> Tensor:
-    return (2 - 2 * text_CD @ text_CD.T).clamp_min(SQUARED_DISTANCE_FLOOR).sqrt()
+def _weighted(logits_BC: Tensor, log_weight_C: Tensor | None) -> Tensor:
+    return logits_BC if log_weight_C is None else logits_BC + log_weight_C
 
 
-def _zero_diagonal(value_CC: Tensor) -> Tensor:
-    return value_CC - torch.diag_embed(value_CC.diagonal())
+def _cosine(cosine_RC: Tensor) -> Tensor:
+    return cosine_RC
 
 
-def _centred_pairs(text_CD: Tensor) -> Tensor:
-    """Cosines of the pairs j < k minus their mean, zeros elsewhere."""
-    n_classes = len(text_CD)
-    cosine_CC = text_CD @ text_CD.T
-    mean = cosine_CC.triu(1).sum() / (n_classes * (n_classes - 1) / 2)
-    return (cosine_CC - mean).triu(1)
+def _distance(cosine_RC: Tensor) -> Tensor:
+    return (2 - 2 * cosine_RC).clamp_min(SQUARED_DISTANCE_FLOOR).sqrt()
+
+
+def _rows(text_CD: Tensor, label_B: Tensor | None, value: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """`value(cosine)` of the texts of `label_B` with all, and where a class meets itself."""
+    class_C = torch.arange(len(text_CD), device=text_CD.device)
+    label_B = class_C if label_B is None else label_B
+    return value(text_CD[label_B] @ text_CD.T), label_B[:, None] == class_C

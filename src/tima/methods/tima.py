@@ -2,14 +2,14 @@
 
 Built as the first version (`tima_v1.py`) with two replacements: the adaptive semantic-aware margin (ASAM) on the image
 side, the semantic-consistent MHE (SC-MHE) on the text side. No official code exists; what is known and what is our
-reading is marked at every setting here and at every formula in `terms.py`. Shapes: `C` classes.
+reading is marked at every setting here and at every formula in `terms.py`. Shapes: `B` images, `C` classes.
 """
 
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from tima.attacks import LogitsFn
 from tima.methods import terms
@@ -59,6 +59,7 @@ class Tima(TimaV1):
     name: ClassVar[str] = "tima"
     Config: ClassVar[type[MethodConfig]] = TimaConfig
     config: TimaConfig
+    limits: tuple[float, float] | None = None
 
     def attack_output(self, student: DualEncoder, text_CD: Tensor) -> LogitsFn:
         """Logits at the scale of training."""
@@ -72,12 +73,17 @@ class Tima(TimaV1):
             step.scale = torch.as_tensor(self.config.logit_scale, device=step.text_CD.device)  # in place of the model's own
         return super().losses(step)
 
+    def prepare(self, text0_CD: Tensor, scale: Tensor) -> dict[str, nn.Parameter]:
+        """What scales the margin: a constant of the whole class list, also where a step sees a sample of it."""
+        self.limits = terms.asam_limits(text0_CD, self.config.margin_by)
+        return super().prepare(text0_CD, scale)
+
     def margin(self, step: Step) -> Tensor | None:
-        """`margin_CC` by the semantic similarity of the frozen texts, or None."""
+        """`margin_BC` by the semantic similarity of the frozen texts, or None. Without `prepare` it is scaled by the step's."""
         c = self.config
         if c.m0 == 0 and (c.kappa == 0 or c.margin_by == "constant"):
             return None
-        return terms.asam_margin(step.text0_CD, c.kappa, c.m0, by=c.margin_by, sign=c.margin_sign)
+        return terms.asam_margin(step.text0_CD, c.kappa, c.m0, c.margin_by, c.margin_sign, step.label_B, self.limits)
 
     @property
     def consistency_weight(self) -> float:

@@ -45,6 +45,12 @@ class TimaV1Config(MethodConfig):
     alpha: float = Field(
         default=2.0, gt=0, description="exponent of the distance in L_MHE. known: 2 (themoonlight.io's retelling)"
     )
+    mhe_classes: int = Field(
+        default=4096,
+        ge=1,
+        description="above so many classes in a step, L_MHE pairs every class with so many drawn ones in place of all: "
+        "unbiased, standard error measured in docs/scaling.md. our reading",
+    )
     w_iakd: float = Field(
         default=1.0, ge=0, description="weight of L_IAKD. known: the term (abstract); our reading: its form, the weight"
     )
@@ -98,25 +104,31 @@ class TimaV1(Method):
                 found[name] = weight * term()
 
         scale = step.scale if c.kd_scale is None else c.kd_scale
+        extra_C = step.log_weight_C
         # Text-aware image tuning (TAI)
-        add("tam", c.w_tam, lambda: terms.margin_ce(step.adv_BD, step.text_CD, step.label_B, step.scale, self.margin(step)))
-        add("takd", c.w_takd, lambda: terms.takd(step.teacher_BD, step.adv_BD, step.text_CD, scale))
-        add("takd_clean", c.w_takd_clean, lambda: terms.takd(step.teacher_BD, step.clean_BD, step.text_CD, scale))
+        add("tam", c.w_tam, lambda: self._tam(step))
+        add("takd", c.w_takd, lambda: terms.takd(step.teacher_BD, step.adv_BD, step.text_CD, scale, extra_C))
+        add("takd_clean", c.w_takd_clean, lambda: terms.takd(step.teacher_BD, step.clean_BD, step.text_CD, scale, extra_C))
         # Image-aware text tuning (IAT): constant, so left out, when no text parameter trains
         if c.text_tower != "none":
-            add("mhe", c.w_mhe, lambda: terms.mhe(step.text_CD, c.alpha))
+            add("mhe", c.w_mhe, lambda: terms.mhe(step.text_CD, c.alpha, step.some_classes(c.mhe_classes)))
             add("sc", self.consistency_weight, lambda: terms.semantic_consistency(step.text_CD, step.text0_CD))
-            add("iakd", c.w_iakd, lambda: terms.iakd(step.teacher_BD, step.text_CD, step.text0_CD, scale))
+            add("iakd", c.w_iakd, lambda: terms.iakd(step.teacher_BD, step.text_CD, step.text0_CD, scale, extra_C))
         add("feature", c.w_feature, lambda: terms.feature_distance(step.adv_raw_BD, step.teacher_raw_BD))
         return found
 
+    def _tam(self, step: Step) -> Tensor:
+        arguments = step.adv_BD, step.text_CD, step.label_B, step.scale
+        return terms.margin_ce(*arguments, self.margin(step), step.log_weight_C)
+
     def margin(self, step: Step) -> Tensor | None:
-        """`margin_CC` by the distance of the tuned texts, or None.
+        """`margin_BC` by the distance of the tuned texts, or None.
 
         Our reading: no gradient flows through it. It is a demand on the images; through it the cross-entropy would draw
         confused classes' texts together to make the demand smaller.
         """
-        return terms.tam_margin(step.text_CD.detach(), self.config.kappa) if self.config.kappa > 0 else None
+        kappa = self.config.kappa
+        return terms.tam_margin(step.text_CD.detach(), kappa, step.label_B) if kappa > 0 else None
 
     @property
     def consistency_weight(self) -> float:
