@@ -71,7 +71,8 @@ def train(recipe: TrainRecipe, out: str | Path, *, progress: bool = True, images
                 model.use_attention("eager")
                 model.use_lean(torch.bfloat16)
     split = split_data(recipe, student.image_size, images)
-    split.train.preload()
+    if 2 * recipe.steps * recipe.batch_size >= len(split.train):  # a short run sees few of the pictures, each once
+        split.train.preload()
     for images in (split.seen, split.unseen):
         if images is not None and images.shard_B is not None:  # drawn from everywhere: else each validation reads all shards
             images.preload()
