@@ -29,7 +29,8 @@ def pair_mean(text_CD: Tensor, value: Value, column_K: Tensor | None = None) -> 
 
     Args:
         column_K: different classes that stand for all: the mean is over the pairs of any class with one of these. Drawn evenly,
-            its expectation, and that of its gradient, are those of the whole.
+            its expectation is the whole mean. So is that of its gradient, which goes to the other side of a pair alone, twice:
+            every class then learns from as many others, instead of few classes from all.
     """
     n_classes = len(text_CD)
     if column_K is None:
@@ -40,7 +41,7 @@ def pair_mean(text_CD: Tensor, value: Value, column_K: Tensor | None = None) -> 
         spans = list(blocks(n_classes, n_classes))
         sums = [_lean(above, text_CD[a:b], text_CD[a:], kept=len(spans) == 1) for a, b in spans]
         return torch.stack(sums).sum() * (2 / (n_classes * (n_classes - 1)))
-    drawn_KD = text_CD[column_K]
+    drawn_KD = text_CD[column_K].detach()
     own_C = torch.full((n_classes,), -1, device=text_CD.device)
     own_C[column_K] = torch.arange(len(column_K), device=text_CD.device)
 
@@ -50,7 +51,8 @@ def pair_mean(text_CD: Tensor, value: Value, column_K: Tensor | None = None) -> 
 
     spans = list(blocks(n_classes, len(column_K)))
     sums = [_lean(others, text_CD[a:b], drawn_KD, own_C[a:b], kept=len(spans) == 1) for a, b in spans]
-    return torch.stack(sums).sum() / (len(column_K) * (n_classes - 1))
+    total = torch.stack(sums).sum() / (len(column_K) * (n_classes - 1))
+    return 2 * total - total.detach()
 
 
 def pair_range(text_CD: Tensor, value: Value) -> tuple[Tensor, Tensor]:
