@@ -37,7 +37,7 @@ def test_round_trip_and_access_like_the_json(tmp_path: Path) -> None:
     write_result(path, result)
     assert read_result(path) == result
     stored = json.loads(path.read_text())
-    assert stored["schema"] == result["schema"] == "tima-result/3"
+    assert stored["schema"] == result["schema"] == "tima-result/4"
     assert result["clean"]["accuracy"] == stored["clean"]["accuracy"] == 0.8
     assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= set(stored)  # CLIP_benchmark's record
     with pytest.raises(KeyError):

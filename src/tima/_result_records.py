@@ -123,10 +123,13 @@ class Result(_Record):
 
     `grid`: side in pixels of the images that eps applies to. `images_sha256`: of every image that was evaluated, as the attack
     got it (see `tima.evaluation.fingerprint`). `repeat_difference`: largest difference between the logits of
-    two calls on the same images, 0 for a deterministic model. `fallbacks`: what had to be done otherwise than asked.
+    two calls on the same images, 0 for a deterministic model. `duplicate_prompts`: groups of the set's classes that the model was
+    asked about with the same tokens; the protocol says what became of them. `fallbacks`: what had to be done otherwise than asked.
     """
 
-    schema_: Literal["tima-result/1", "tima-result/2", "tima-result/3"] = Field(default="tima-result/3", alias="schema")
+    schema_: Literal["tima-result/1", "tima-result/2", "tima-result/3", "tima-result/4"] = Field(
+        default="tima-result/4", alias="schema"
+    )
     dataset: str
     model: str
     pretrained: str
@@ -143,6 +146,7 @@ class Result(_Record):
     class_counts: list[Count] | None = None
     margin_similarity: float | None = None
     templates: list[str]
+    duplicate_prompts: list[list[str]] = []
     protocol: dict[str, Any]
     checkpoint_sha256: str
     versions: dict[str, str]

@@ -18,6 +18,7 @@ from tima.data.image_set import ImageSet
 from tima.evaluation.grid import Resized
 from tima.evaluation.prepare import behind_resize, fresh_result, on_grid, recipe_data, train_domain
 from tima.evaluation.run import Plan, run
+from tima.evaluation.same_prompts import ask
 from tima.evaluation.source import SetSource, as_source
 from tima.evaluation.subject import (
     LogitsFn,
@@ -75,7 +76,7 @@ def evaluate(
         The result, complete.
 
     Raises:
-        DataError: no readable image.
+        DataError: no readable image, or classes with the same prompts that the protocol does not allow.
         ModelError: NaN logits or gradients.
         RecipeError: an attack or parameter that does not exist.
         ResultError: the folder holds a result of another protocol or checkpoint.
@@ -86,20 +87,23 @@ def evaluate(
     for moved in (model, reference):
         if device is not None and moved is not None:
             moved.to(device)
-    images = on_grid(data, protocol, model.image_size)
     templates = protocol.prompts(tuple(data.templates))
+    asked = ask(model, data, protocol, templates)
+    data = asked.data
+    images = on_grid(data, protocol, model.image_size)
     fresh = fresh_result(data.name, list(data.class_names), templates, data.quarantine, protocol, images.image_size)
     fresh.model, fresh.pretrained = model_name or model.name, model.name
     fresh.checkpoint_sha256 = weights_sha256(model)
     fresh.machine = machine(str(next(model.parameters()).device))
     fresh.train_domain = train_domain(data.name, out, train_data)
+    fresh.duplicate_prompts = asked.duplicates
 
     def subject() -> tuple[Subject, LogitsFn | None]:
-        found = zero_shot_subject(model, data.class_names, templates, protocol.precision, compile)
+        found = zero_shot_subject(model, asked.texts, templates, protocol.precision, compile, asked.class_C)
         found = behind_resize(found, images.image_size, model.image_size)
         if reference is None:
             return found, None
-        other = zero_shot_subject(reference, data.class_names, templates, "fp32", False)
+        other = zero_shot_subject(reference, asked.texts, templates, "fp32", False, asked.class_C)
         return found, Resized(other.exact, reference.image_size)
 
     with as_judged(model), as_judged(reference):

@@ -40,8 +40,8 @@ from tima.protocols import Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA = "tima-result/3"
-READABLE = ("tima-result/1", "tima-result/2", SCHEMA)  # earlier ones lack what is optional in `_result_records.py`
+SCHEMA = "tima-result/4"
+READABLE = ("tima-result/1", "tima-result/2", "tima-result/3", SCHEMA)  # earlier ones lack what is optional in `_result_records.py`
 
 
 def result_path(folder: str | Path, dataset: str, protocol: Protocol) -> Path:

@@ -77,6 +77,12 @@ def evaluate(
     pixel_grid: Annotated[
         str | None, typer.Option(help="Where eps applies: 'model input' or 'data set'.", rich_help_panel=CHANGES)
     ] = None,
+    duplicate_prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes with the same prompts: 'error', 'merge' into one class, or 'keep'.", rich_help_panel=CHANGES
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Images at a time; changes speed, never a number.", rich_help_panel=MACHINE)
     ] = 250,
@@ -100,6 +106,7 @@ def evaluate(
         "queries": queries,
     }
     fields = {"eps": eps, "norm": norm, "seed": seed, "precision": precision, "pixel_grid": pixel_grid}
+    fields["duplicate_prompts"] = duplicate_prompts
     chosen = _changed(load_protocol(protocol), attack, params, fields, samples, health)
     names = expand_sets(split_names(data))
     if not names:

@@ -41,6 +41,7 @@ def evaluate_run(
         `{name: why}` of the sets that could not be evaluated, for whatever reason.
     """
     from tima.data import find_data
+    from tima.data.image_set import same_names_allowed
     from tima.evaluate import evaluate, recipe_data
     from tima.evaluation.missing import describe, forget_missing, record_missing
     from tima.evaluation.shards import is_main_process
@@ -52,9 +53,11 @@ def evaluate_run(
     failed: dict[str, str] = {}
     for name in data:
         try:
+            with same_names_allowed():  # the protocol says what becomes of them
+                images = find_data(name, None, model.image_size)
             evaluate(
                 model,
-                find_data(name, None, model.image_size),
+                images,
                 protocol,
                 out=out,
                 batch_size=batch_size,

@@ -4,7 +4,9 @@ Shapes: `B` images, `C` channels or classes (see suffix), `H, W` pixels. Images 
 evaluation loop divides by 255, so that a batch costs a quarter of the memory on its way there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ from tima.data.decoding import decode
 from tima.errors import DataError
 
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
+_same_names: ContextVar[bool] = ContextVar("same_names", default=False)
+
+
+@contextmanager
+def same_names_allowed() -> Iterator[None]:
+    """Sets opened inside may give two classes one name. For whoever decides later what becomes of them, as evaluation does."""
+    before = _same_names.set(True)
+    try:
+        yield
+    finally:
+        _same_names.reset(before)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
         caption_B: free text for each image, where the set has it.
         shard_B: which piece of storage (a tar file, a row group) each image lies in, where reading piece by piece is cheaper;
             training then goes through the pieces a few at a time.
+        same_names: two classes may have one name; see `same_names_allowed`.
         quarantine: files left out when the set was opened; subsets carry it along. Pictures found unreadable later come
             as `BadImage` in a `Batch`. Never silent: evaluation and training report both.
     """
@@ -67,9 +81,11 @@ class ImageSet(Dataset):  # type: ignore[type-arg]
     quarantine: list[BadImage] = field(default_factory=list)
     decoded: dict[int, Tensor] | None = None  # filled by `preload`
     shard_B: Tensor | None = None
+    same_names: bool = False
 
     def __post_init__(self) -> None:
-        check_class_names(self.class_names, self.name)
+        self.same_names = self.same_names or _same_names.get()
+        check_class_names(self.class_names, self.name, same_names=self.same_names)
         check_templates(self.templates, self.name)
         if len(self.label_B) == 0:
             raise DataError(f"Data set '{self.name}' holds no images.")
@@ -166,8 +182,9 @@ class Reindexed:
         return self.inner(self.keep[index])
 
 
-def check_class_names(class_names: Sequence[str], where: str) -> None:
-    """Raise `DataError` for an empty list, an empty name or a name given twice (after trimming and lower-casing)."""
+def check_class_names(class_names: Sequence[str], where: str, *, same_names: bool = False) -> None:
+    """Raise `DataError` for an empty list, an empty name or, unless `same_names` is set, a name given twice (after trimming
+    and lower-casing)."""
     if isinstance(class_names, str):  # a string is a sequence too: it would become one class a character
         raise DataError(f"{where}: class names must be a list, not one string. Write [{class_names!r}].")
     if not class_names:
@@ -181,7 +198,7 @@ def check_class_names(class_names: Sequence[str], where: str) -> None:
         if key in seen:
             clashes.append(f"'{name}' (classes {seen[key]} and {index})")
         seen.setdefault(key, index)
-    if clashes:
+    if clashes and not same_names:
         raise DataError(
             f"{where}: class names given twice: {', '.join(clashes)}. Two classes with one text cannot be told apart; "
             "rename one of each."

@@ -44,10 +44,18 @@ class Subject:
 
 
 def zero_shot_subject(
-    model: DualEncoder, class_names: Sequence[str], templates: Sequence[str], precision: str, compile: bool
+    model: DualEncoder,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    precision: str,
+    compile: bool,
+    class_C: Tensor | None = None,
 ) -> Subject:
-    """A dual encoder with its class texts. Call it inside `as_judged`."""
+    """A dual encoder with its class texts. Call it inside `as_judged`. `class_C`: which text each logit is of, where some
+    classes share one; by default each has its own."""
     classifier = ZeroShotClassifier(model, class_names, templates)
+    if class_C is not None:
+        classifier.text_CD = classifier.text_CD[class_C.to(classifier.text_CD.device)]
     attacked = _attacked(classifier, precision, compile)
     return Subject(
         model.name,

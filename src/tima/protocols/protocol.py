@@ -26,6 +26,11 @@ class Protocol(BaseModel):
     templates: Literal["data set", "first"] | list[str] = Field(
         default="data set", description="the data set's own prompts, the first of them, or these"
     )
+    duplicate_prompts: Literal["error", "merge", "keep"] = Field(
+        default="error",
+        description="classes that the model is asked with the same tokens, such as ImageNet's two cranes: refused; counted as "
+        "one class; or left as they are, where rounding says which one wins",
+    )
     pixel_grid: Literal["model input", "data set"] = Field(
         default="model input",
         description="where eps applies: the model's input after CLIP's preprocessing, or the pictures' own pixels, which are "
@@ -87,6 +92,8 @@ class Protocol(BaseModel):
     def sha256(self) -> str:
         """Hash of every field that can move a number: equal hashes, comparable numbers."""
         content = {key: value for key, value in self.content().items() if key not in BESIDE}
+        if self.duplicate_prompts == "error":  # as before there was a choice: published hashes stay
+            del content["duplicate_prompts"]
         return sha256_json(content)
 
     def override(self, **fields: Any) -> "Protocol":
