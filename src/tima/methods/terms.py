@@ -198,6 +198,14 @@ def feature_distance(image_raw_BD: Tensor, teacher_raw_BD: Tensor) -> Tensor:
     return (image_raw_BD - teacher_raw_BD).square().sum(-1).mean()
 
 
+@full_precision
+def relative_feature_distance(image_raw_BD: Tensor, teacher_raw_BD: Tensor) -> Tensor:
+    """That distance in units of the teacher's own mean squared length, so that it is 0 to about 1 for any tower. Ours."""
+    # (30) anchor: sum_b || f(x_adv_b) - f0(x_b) ||_2^2 / sum_b || f0(x_b) ||_2^2
+    length = teacher_raw_BD.detach().square().sum(-1).mean().clamp_min(VARIANCE_FLOOR)
+    return (image_raw_BD - teacher_raw_BD).square().sum(-1).mean() / length
+
+
 def _kl(teacher_BC: Tensor, student_BC: Tensor, log_weight_C: Tensor | None) -> Tensor:
     """`KL(softmax(teacher) || softmax(student))`, mean over the batch; nothing flows back into the teacher."""
     log_p_BC = F.log_softmax(_weighted(teacher_BC.detach(), log_weight_C), dim=-1)

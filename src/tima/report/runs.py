@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHOD_TITLES = {
     "tima": "TIMA",
     "tima-v1": "TIMA v1",
+    "tima-plus": "TIMA-plus (ours)",
     "tecoa": "TeCoA",
     "ft-clean": "FT-clean",
     "fare": "FARE",
