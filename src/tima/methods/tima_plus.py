@@ -23,7 +23,7 @@ class TimaPlusConfig(TimaConfig):
         default=7.0,
         ge=0,
         description="weight of the relative squared distance between the student's adversarial and the teacher's clean "
-        "embedding. ours; chosen on validation (docs/study/tima-plus.json)",
+        "embedding. ours; chosen on validation (searches of the nano study)",
     )
 
 
