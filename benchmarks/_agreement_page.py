@@ -1,9 +1,11 @@
 """`docs/agreement.md` out of the outcomes that `agreement.py` left."""
 
 from collections import defaultdict
+from statistics import NormalDist
 from typing import Any
 
 LIMITS = {"standard": 0.4}  # points of robust accuracy; 1 point for single attacks
+Z = NormalDist().inv_cdf(0.975)
 
 
 def page(records: list[dict[str, Any]]) -> str:
@@ -20,18 +22,18 @@ def page(records: list[dict[str, Any]]) -> str:
             "| attack | library | robust % | ours - theirs | differ | broken by them only | s | forwards | backwards |"
         )
         tables.append("|---|---|---|---|---|---|---|---|---|")
-        gaps: list[float] = []
+        pairs: list[list[int]] = []
         for attack in sorted(by_attack, key=_order):
-            rows, attack_gaps = _rows(attack, by_attack[attack], n)
+            rows, found = _rows(attack, by_attack[attack], n)
             tables += rows
-            gaps += attack_gaps
+            pairs += found
             limit = LIMITS.get(attack, 1.0)
-            if attack_gaps:
-                worst = max(attack_gaps, key=abs)
-                verdicts.append(f"| {model} | {attack} | {worst:+.1f} | {limit} | {_word(abs(worst) <= limit + 1e-9, worst)} |")
-        if gaps:
-            mean = sum(gaps) / len(gaps)
-            verdicts.append(f"| {model} | mean of all | {mean:+.2f} | 0 | {'not weaker' if mean <= 1e-9 else 'weaker'} |")
+            if found:
+                worst = max((100 * sum(differences) / n for differences in found), key=abs)
+                met = _word(abs(worst) <= limit + 1e-9, worst)
+                verdicts.append(f"| {model} | {attack} | {worst:+.1f} | {limit} | {met} | {_mean(found, n)} |")
+        if pairs:
+            verdicts.append(f"| {model} | all | | | | {_mean(pairs, n)} |")
     head = [
         "# Agreement with the originals",
         "",
@@ -41,20 +43,25 @@ def page(records: list[dict[str, Any]]) -> str:
         'the stronger. "differ" counts images that stand under one and fall under the other. Random numbers differ between',
         "libraries, so some always do. Images that are wrong when clean count as broken and are not attacked.",
         "",
+        "The mean is over libraries and seeds, with a 95 % interval from how the images differ (the images are a sample; each",
+        'counts once, whatever the number of comparisons). "Undecided" says that the interval holds 0: with these images and',
+        "seeds nobody can tell which is the stronger.",
+        "",
         *_versions(records),
         "",
         "## Criteria",
         "",
-        "| model | attack | largest difference in points | allowed | |",
-        "|---|---|---|---|---|",
+        "| model | attack | largest difference in points | allowed | | mean difference, and is ours weaker on average? |",
+        "|---|---|---|---|---|---|",
         *verdicts,
     ]
     return "\n".join(head + tables) + "\n"
 
 
-def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str], list[float]]:
-    """A row for each library and seed; the difference to ours of the same seed."""
-    rows, gaps = [], []
+def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str], list[list[int]]]:
+    """A row for each library and seed; and what sets ours of the same seed apart, image by image: 1 where only ours leaves
+    it standing, -1 where only theirs does."""
+    rows, differences = [], []
     mine = {r["seed"]: r for r in records if r["library"] == "tima"}
     for r in sorted(records, key=lambda r: (not r["library"].startswith("tima"), r["library"], r["seed"])):
         name = f"{attack} ({_eps(r)}{_budget(r)})"
@@ -69,12 +76,33 @@ def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str]
             differ, only = str(sum(a != b for a, b in pairs)), str(sum(a == "1" and b == "0" for a, b in pairs))
             gap = f"{points:+.1f}"
             if not r["library"].startswith("tima"):
-                gaps.append(points)
+                differences.append([int(a) - int(b) for a, b in pairs])
         rows.append(
             f"| {name} | {r['library']} | {100 * r['accuracy']:.1f} | {gap} | {differ} | {only} | {r['seconds']:.0f} "
             f"| {r['forwards']:,} | {r['backwards']:,} |"
         )
-    return rows, gaps
+    return rows, differences
+
+
+def _mean(pairs: list[list[int]], n: int) -> str:
+    """The mean difference in points over several comparisons on the same images, its interval, and what it says.
+
+    Images that are wrong when clean differ nowhere; they are not in `pairs` but they are among the `n`.
+    """
+    if not any(map(any, pairs)):
+        return "+0.00: no image differs"
+    each = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
+    mean = sum(each) / n
+    variance = (sum(value**2 for value in each) / n - mean**2) / max(n - 1, 1)
+    half = Z * variance**0.5
+    low, high = 100 * (mean - half), 100 * (mean + half)
+    if high < 0:
+        word = "stronger"
+    elif low > 0:
+        word = "weaker"
+    else:
+        word = "undecided"
+    return f"{100 * mean:+.2f} ({low:+.2f} to {high:+.2f}): {word}"
 
 
 def _word(met: bool, worst: float) -> str:
