@@ -259,3 +259,23 @@ def test_a_text_that_is_too_long_is_not_cut() -> None:
         assert read_url(url, limit=100) == "x" * 100
         with pytest.raises(DataError, match="larger than 99 bytes"):
             read_url(url, limit=99)
+
+
+def test_a_gzip_file_that_unpacks_to_more_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gzip
+    import shutil
+    from collections import namedtuple
+
+    from tima.data import unpack
+    from tima.errors import TimaError
+
+    free = namedtuple("free", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free(unpack.KEPT_FREE + (2 << 20)))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    unpack.unpack(tmp_path / "x.gz", tmp_path)
+    assert (tmp_path / "x").stat().st_size == 1 << 20
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free(unpack.KEPT_FREE + 1000))
+    (tmp_path / "y.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(TimaError, match="room"):
+        unpack.unpack(tmp_path / "y.gz", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.gz", "y.gz"]

@@ -181,3 +181,23 @@ def test_damaged_bytes_never_end_a_run() -> None:
 def test_colour_profiles_do_not_stop_a_picture() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode(encoded(photo(20, 20), "JPEG", icc_profile=profile), 16).shape == (3, 16, 16)
+
+
+def test_a_program_in_a_pictures_clothes_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL hands EPS, whatever it is called, to Ghostscript, which runs it."""
+    from PIL import EpsImagePlugin
+
+    def run(*words: object, **options: object) -> None:
+        raise AssertionError("Ghostscript was asked")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    data = encoded(photo(32, 32), "EPS")
+    (tmp_path / "cat.jpg").write_bytes(data)
+    for source in (data, tmp_path / "cat.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>'):
+        with pytest.raises(OSError, match="cannot identify"):
+            decode(source, 32)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "PCX", "ICO"])
+def test_the_formats_of_the_docs_are_read(kind: str) -> None:
+    assert decode(encoded(photo(32, 32), kind), 32).shape == (3, 32, 32)

@@ -90,6 +90,22 @@ def test_stopping_the_watch_leaves_a_page_that_stays_as_it_is(tmp_path: Path) ->
     assert "data-reload" not in out.read_text() and "<script" not in out.read_text()
 
 
+def test_after_an_error_the_page_of_before_stays_and_no_longer_loads_itself(tmp_path: Path) -> None:
+    folder, out = begin(tmp_path / "x", 20), tmp_path / "report.html"
+
+    def damage() -> None:
+        assert "data-reload" in out.read_text()
+        (folder / "results").mkdir()
+        (folder / "results" / "cifar10.json").write_text("{")
+
+    with pytest.raises(ResultError):
+        watch([folder], out, sleep=script(damage))
+    left = Page(out)
+    assert "20 of 60 steps done" in left.text and "loads itself" not in left.text
+    assert not left.of("script") and not left.of("noscript") and "data-reload" not in left.source
+    assert left.source.rstrip().endswith("</html>")
+
+
 def test_the_page_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = begin(tmp_path / "x", 20), tmp_path / "report.html"
     report([folder], out)

@@ -14,6 +14,7 @@ import pytest
 from serving import CLASSES, client_of, make_app, picture, post, save_models
 
 from tima.serve import Limits, Settings, create_app
+from tima.serve.connections import PatientH11
 from tima.serve.jobs import together
 from tima.serve.pictures import MOST_PROFILES, MOST_SCANS, check_picture
 from tima.serve.problems import Problem
@@ -193,6 +194,7 @@ def test_the_command_takes_names(tokenizer: Any, models: list[str], monkeypatch:
     from tima.cli import app
 
     seen: list[Any] = []
+    protocols: list[Any] = []
 
     def create(settings: Settings) -> Any:
         seen.append(settings.names)
@@ -200,9 +202,58 @@ def test_the_command_takes_names(tokenizer: Any, models: list[str], monkeypatch:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tima.serve, "create_app", create)
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: None)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: protocols.append(options["http"]))
     for words in ([], ["--name", "a.example"], ["--host", "0.0.0.0"], ["--host", "0.0.0.0", "--name", "localhost"]):
         assert CliRunner().invoke(app, ["serve", "--model", models[0], *words], catch_exceptions=False).exit_code == 0
     assert [None if names is None else set(names) for names in seen] == [
         {"localhost", "127.0.0.1"}, {"localhost", "127.0.0.1", "a.example"}, None, {"localhost", "0.0.0.0"},
     ]  # fmt: skip
+    assert set(protocols) == {PatientH11}
+
+
+def test_who_never_finishes_a_head_is_let_go() -> None:
+    import asyncio
+
+    import uvicorn
+
+    class Short(PatientH11):
+        head_seconds = 0.4
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await asyncio.sleep(0.8)  # work may take longer than a head
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def closed(port: int, *parts: bytes) -> tuple[float, bytes]:
+        """Seconds until the server hangs up, and all that it said; the last part goes on a letter at a time."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        begun, said = asyncio.get_running_loop().time(), b""
+        for part in parts[:-1]:
+            writer.write(part)
+            said += await asyncio.wait_for(reader.readuntil(b"ok"), 5)
+        begun = asyncio.get_running_loop().time()
+        for letter in parts[-1]:
+            writer.write(bytes([letter]))
+            await asyncio.sleep(0.02)
+        said += await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        return asyncio.get_running_loop().time() - begun, said
+
+    async def talk() -> list[tuple[float, bytes]]:
+        config = uvicorn.Config(answer, port=0, http=Short, log_level="error", lifespan="off", timeout_keep_alive=3)
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        whole, half = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HT"
+        found = await asyncio.gather(closed(port, b""), closed(port, half), closed(port, whole, half))
+        server.should_exit = True
+        await task
+        return list(found)
+
+    silent, slow, again = asyncio.run(talk())
+    for seconds, _ in (silent, slow, again):
+        assert 0.3 < seconds < 2
+    assert silent[1] == slow[1] == b"" and again[1].endswith(b"ok"), "work is not cut off"

@@ -20,7 +20,7 @@ from PIL import Image
 from tima._files import atomic_folder
 from tima.config import TrainRecipe, validate
 from tima.data import ImageSet, decode, find_data
-from tima.data.decoding import MAX_PIXELS, to_rgb
+from tima.data.decoding import MAX_PIXELS, readable, to_rgb
 from tima.data.in_memory import KINDS, Encoded, as_image_set
 from tima.errors import DataError, ModelError, RecipeError
 from tima.evaluation.fingerprint import LOOK
@@ -259,7 +259,7 @@ class Resized:
 
     def __call__(self, index: int) -> bytes | Path:
         source = self.read(index)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=list(readable())) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")
             picture = to_rgb(image)

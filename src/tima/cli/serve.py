@@ -48,6 +48,7 @@ def serve(
         ) from None
 
     from tima.serve import Limits, Settings, create_app
+    from tima.serve.connections import PatientH11
 
     limits = Limits(classify_room=room, attack_room=attack_room, attack_seconds=attack_seconds)
     folder = runs if runs is not None else (Path("runs") if Path("runs").is_dir() else None)
@@ -67,6 +68,7 @@ def serve(
         port=port,
         log_level="warning",
         server_header=False,
+        http=PatientH11,
         timeout_keep_alive=15,
         # a little longer than any work may take: who was let in gets an answer
         timeout_graceful_shutdown=int(max(limits.attack_seconds, limits.classify_seconds)) + 5,

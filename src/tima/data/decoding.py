@@ -7,6 +7,7 @@ that numbers agree with what others measure. JPEGs are decoded in full for that 
 import io
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 MAX_PIXELS = 64_000_000  # a picture larger than this is refused: decompression bombs end up here too
+# by content, whatever a file is called. Not among them: EPS, for which PIL starts Ghostscript on a program of the file's author
+_FORMATS = ["AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"]
+
+
+@cache
+def readable() -> tuple[str, ...]:
+    """PIL's names of the formats that are read; AVIF only where PIL was built with it."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def decode(source: bytes | Path, image_size: int, *, upright: bool = False, formats: Sequence[str] | None = None) -> Tensor:
@@ -27,14 +37,14 @@ def decode(source: bytes | Path, image_size: int, *, upright: bool = False, form
         image_size: `S`.
         upright: turn the picture as its EXIF orientation says. Off by default, because CLIP's own preprocessing and every
             published evaluation ignore that tag; on for photos that a person hands in.
-        formats: PIL's names of the formats to accept; all by default. For bytes that a stranger hands in.
+        formats: PIL's names of the formats to accept; `readable()` by default. Fewer for bytes that a stranger hands in.
 
     Raises:
         OSError, ValueError or another error of PIL's readers: the picture cannot be read or is too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        accepted = None if formats is None else list(formats)
+        accepted = list(readable() if formats is None else formats)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=accepted) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS:,} allowed")

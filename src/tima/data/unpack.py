@@ -18,6 +18,7 @@ from tima._files import atomic_folder, atomic_path
 from tima.errors import DataError, TimaError
 
 TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+KEPT_FREE = 256 << 20  # bytes of disk that unpacking a file of unknown size leaves to everything else
 MAC = "__MACOSX"  # what Apple's zip adds
 
 
@@ -100,7 +101,11 @@ def _gunzip(archive: Path, folder: Path) -> Path:
     with atomic_path(target) as part:
         try:  # inside, because a damaged file is an OSError, which would read as a disk that cannot be written
             with gzip.open(archive) as stream, part.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 20)
+                while block := stream.read(1 << 20):
+                    # gzip does not say its size (its last four bytes are the size modulo 4 GiB, and anybody can write them)
+                    if shutil.disk_usage(folder).free < len(block) + KEPT_FREE:
+                        raise TimaError(f"{archive} unpacks to more than there is room for in {folder}. Nothing was kept.")
+                    file.write(block)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"{archive} is damaged ({error}). Fetch it again.") from error
     return target

@@ -1,17 +1,30 @@
 """`tima report --watch`: the page is written again whenever a run has something new, until the runs are done.
 
 While it is watched, the page carries the one script a report ever has: it loads itself again and keeps the reader's place
-and what was unfolded. The last version, written when all is done or on Ctrl-C, has no script and stays as it is.
+and what was unfolded. The last version, written when all is done, on Ctrl-C or after an error, has no script and stays as it
+is.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tima._files import write_text
 from tima.errors import ResultError
 from tima.report.page import DEFAULT_TITLE, report
 
 FILES = ("recipe.yaml", "metrics.jsonl", "summary.json", "results/*.json")
+# what page.html.jinja adds to a page that loads itself again; text of a run is escaped there and cannot look like it
+LIVE = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r'(?<=<html lang="en") data-reload="[^"]*"',
+        r"<noscript><meta http-equiv=\"refresh\".*?</noscript>",
+        r'<p class="live".*?</p>',
+        r"<script>.*?</script>",
+    )
+)
 Signature = tuple[tuple[str, int, int], ...]
 
 
@@ -61,8 +74,23 @@ def watch(
     finally:  # also on Ctrl-C: a page that nobody writes any more must not go on loading itself
         there = [folder for folder in folders if signature([folder])]
         if there:
-            page = report(there, out, title, pictures=pictures)
+            try:
+                page = report(there, out, title, pictures=pictures)
+            except Exception:
+                settle(page)
+                raise
     return page
+
+
+def settle(page: Path) -> None:
+    """Take the script and the note that it is still written out of a page, when a new one cannot be made: the old one stays."""
+    try:
+        text = page.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    for part in LIVE:
+        text = part.sub("", text)
+    write_text(page, text)
 
 
 def done(folder: Path) -> bool:
