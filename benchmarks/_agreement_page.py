@@ -19,7 +19,7 @@ def page(records: list[dict[str, Any]]) -> str:
         clean = next((r["clean_accuracy"] for rs in by_attack.values() for r in rs if "error" not in r), float("nan"))
         tables.append(f"\n## {model}: n = {n}, clean {100 * clean:.1f} %, fingerprint `{fingerprint}`\n")
         tables.append(
-            "| attack | library | robust % | ours - theirs | differ | broken by them only | s | forwards | backwards |"
+            "| attack | library | robust % | ours - theirs | differ | broken by them only | CPU s | forwards | backwards |"
         )
         tables.append("|---|---|---|---|---|---|---|---|---|")
         pairs: list[list[int]] = []
@@ -78,7 +78,7 @@ def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str]
             if not r["library"].startswith("tima"):
                 differences.append([int(a) - int(b) for a, b in pairs])
         rows.append(
-            f"| {name} | {r['library']} | {100 * r['accuracy']:.1f} | {gap} | {differ} | {only} | {r['seconds']:.0f} "
+            f"| {name} | {r['library']} | {100 * r['accuracy']:.1f} | {gap} | {differ} | {only} | {r['cpu_seconds']:.0f} "
             f"| {r['forwards']:,} | {r['backwards']:,} |"
         )
     return rows, differences

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _counted import Counted
 from _models import Subject, conv_subject, random_vit_b_32, zero_shot_subject
 from _peers import RUNS, version
+from _profile import time_shares
 from _speed_page import page
 
 from tima.attacks import CountedModel, autoattack, pgd
@@ -51,16 +52,23 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--page-only", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="add to what was measured where the time goes; measures nothing")
     options = parser.parse_args()
     if not options.page_only:
         subject = find_subject(options.model, options.data, options.samples)
-        record = measure(subject, options)
         options.results.mkdir(parents=True, exist_ok=True)
         kind = "autoattack" if options.autoattack else "pgd"
-        (options.results / f"{subject.name}.{kind}.{options.eps:g}.json").write_text(
-            json.dumps(record, indent=1) + "\n", encoding="utf-8"
-        )
-    text = page([json.loads(file.read_text()) for file in sorted(options.results.glob("*.json"))])
+        file = options.results / f"{subject.name}.{kind}.{options.eps:g}.json"
+        if options.profile:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            record["profile"] = {name: time_shares(run) for name, run in candidates(subject, options).items()}
+        else:
+            record = measure(subject, options)
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    agreement = (HERE / "results" / "agreement").glob("*.json")
+    text = page(
+        *([json.loads(file.read_text()) for file in sorted(found)] for found in (options.results.glob("*.json"), agreement))
+    )
     options.page.write_text(text, encoding="utf-8")
     print(text)
 

@@ -3,6 +3,7 @@
 Shapes: `B` images, `C` channels, `H, W` pixels.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -95,6 +96,11 @@ class CountedModel:
             return exact(image_BCHW)
 
         return counted
+
+    @property
+    def tolerance(self) -> float:
+        """How far the logits may be from `exact`'s (see `_broken.py`)."""
+        return float(getattr(self.logits_fn, "tolerance", math.inf))
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)

@@ -8,6 +8,7 @@ broken, and the evaluation judges with it.
 Shapes: `B` images, `C` channels or classes, `H, W` pixels, `D` embedding width.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -84,6 +85,12 @@ class AttackModel:
             # as DualEncoder.logits, but no gradient reaches the scale and bias either
             logits_BC = model.logit_scale.detach() * (image_BD @ self.classifier.text_CD.detach().T)
             return logits_BC if model.logit_bias is None else logits_BC + model.logit_bias.detach()
+
+    @property
+    def tolerance(self) -> float:
+        """How far logits may be from `exact`'s: a rounding of the cosines in fp32, ten times what was ever seen; in bf16
+        nothing is promised."""
+        return 1e-4 * float(self.classifier.model.logit_scale.detach()) if self.dtype == torch.float32 else math.inf
 
     def exact(self, image_BCHW: Tensor) -> Tensor:
         """The classifier itself in fp32, through its library, whatever the surroundings have switched on."""
