@@ -20,6 +20,7 @@ from tima.report.latex import escape, latex
 from tima.report.paired import paired
 from tima.report.protocols import compare_protocols
 from tima.report.runs import read_runs
+from tima.report.text_tables import markdown
 from tima.stats import mcnemar
 
 SHARES = {"a": [0.5, 0.4, 0.3, 0.2, 0.1], "b": [0.5, 0.45, 0.4, 0.38, 0.1]}
@@ -145,6 +146,8 @@ def test_protocols_of_the_same_weights_in_one_table(rich: list[Path], tmp_path: 
     (comparison,) = compare_protocols(rich[0])
     assert [run.name for run in comparison.runs] == ["custom@1", "demo@1"]
     assert "25.0 at 4/255" in comparison.data_sets[0].warnings[0]  # 45 % and 20 %
+    text = markdown([comparison], [])  # rows are protocols, and none of them is said to be the better model
+    assert "| data | protocol |" in text and " still classif" not in text
     out = tmp_path / "p.tex"
     done = CliRunner().invoke(app, ["report", "--compare-protocols", str(rich[0]), "--format", "latex", "--out", str(out)])
     assert done.exit_code == 0 and "custom@1" in out.read_text()

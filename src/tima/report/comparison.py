@@ -54,13 +54,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything measured under one protocol."""
+    """Everything measured under one protocol; where `rows` says so, one run under several."""
 
     protocol: dict[str, Any]
     runs: list[Run]
     eps: list[float]
     averages: list[Block]
     data_sets: list[Block]
+    rows: str = "model"  # what a row is
 
     @property
     def columns(self) -> list[str]:

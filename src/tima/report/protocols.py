@@ -65,7 +65,7 @@ def _under_norm(norm: str, rows: list[Run]) -> Comparison:
     far = [block for block in blocks if not block.train_domain]
     averages = [_moves(average_block("Zero-shot average", far, rows), texts)] if len(far) > 1 else []
     protocol = {"name": f"{len(rows)} protocols", "version": norm, "norm": norm, "sha256": ""}
-    return Comparison(protocol, rows, eps, averages, blocks)
+    return Comparison(protocol, rows, eps, averages, blocks, rows="protocol")
 
 
 def _find(row: Run, name: str) -> "Result | None":

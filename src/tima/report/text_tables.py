@@ -34,7 +34,7 @@ def terminal(comparisons: list[Comparison], runs: list[Run]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title_justify="left", title_style="bold", caption_justify="left", caption_style="dim")
+    table = Table(pad_edge=False, title_justify="left", title_style="bold", caption_justify="left", caption_style="dim")
     if not comparisons:
         table.add_column("No results yet")
         for run in runs:
@@ -43,10 +43,11 @@ def terminal(comparisons: list[Comparison], runs: list[Run]) -> "Table":
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
     health = [sentence for comparison in comparisons if (sentence := health_sentence(comparison))]
     table.caption = "\n".join([NOTE, *health, *warnings_of(comparisons, runs)])
-    table.add_column("data")
-    table.add_column("model")
+    # in a narrow terminal a number may go under its interval's line; a name of one letter says nothing
+    table.add_column("data", min_width=9)
+    table.add_column(comparisons[0].rows, min_width=8, overflow="fold")
     for column in columns:
-        table.add_column(f" {column}", no_wrap=True)
+        table.add_column(f" {column}")
     for comparison in comparisons:
         for block in comparison.blocks:
             title = block.title if len(comparisons) == 1 else f"{block.title} [{comparison.label}]"
@@ -94,15 +95,17 @@ def markdown(comparisons: list[Comparison], warnings: list[str]) -> str:
         if len(comparisons) > 1:
             lines.append(f"### Protocol {comparison.label}\n")
         found = paired(comparison)
-        lines.append(" ".join(summary_sentences(comparison, found)) + "\n")
-        lines.append("| data | model | " + " | ".join(comparison.columns) + " |")
+        if comparison.rows == "model":  # protocols are not ranked: the same weights are no better under one of them
+            lines.append(" ".join(summary_sentences(comparison, found)) + "\n")
+        lines.append(f"| data | {comparison.rows} | " + " | ".join(comparison.columns) + " |")
         lines.append("|---|---|" + "--:|" * len(comparison.columns))
         for block in comparison.blocks:
             for index, (run, row) in enumerate(zip(comparison.runs, block.cells, strict=True)):
                 title = f"{block.title}{' (training domain)' if block.train_domain and not block.average_of else ''}"
                 cells = " | ".join(_markdown_cell(cell) for cell in row)
                 lines.append(f"| {_escape(title) if index == 0 else ''} | {_escape(run.name)} | {cells} |")
-        lines.append(f"\n{NOTE} Protocol {comparison.label}.\n")
+        under = f" Protocol {comparison.label}." if comparison.rows == "model" else ""
+        lines.append(f"\n{NOTE}{under}\n")
         lines += [f"{sentence}\n" for sentence in closing_sentences(comparison)]
         differences = difference_markdown(found)
         lines += [differences] if differences else []
