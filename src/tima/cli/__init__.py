@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tima.cli import attack, data, demo, evaluate, export, lists, predict, probe, report, serve, study, train
+from tima.cli import attack, bench, data, demo, evaluate, export, lists, plan, predict, probe, report, serve, study, train
 from tima.errors import TimaError
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ export.add(app)
 demo.add(app)
 serve.add(app)
 data.add(app)
+bench.add(app)
+plan.add(app)
 lists.add(app)
 
 

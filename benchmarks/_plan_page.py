@@ -1,0 +1,84 @@
+"""The generated parts of docs/plan.md and docs/bench.md, between their markers, from stored results."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tima.bench.table import markdown, pass_rows, peak_line, phase_rows, speed_rows
+from tima.plan import PlanRequest, plan
+from tima.plan.rates import calibrated, trained_steps
+
+DOCS = Path(__file__).parents[1] / "docs"
+GROWTH = (  # name, images, classes, max_classes: what a training set asks for
+    ("ImageNet-1k", 1.28e6, 1_000, None),
+    ("ImageNet-21k", 14.2e6, 21_841, None),
+    ("ImageNet-21k, 1,000 classes a step", 14.2e6, 21_841, 1_000),
+    ("400 million images, 1,000 classes a step", 400e6, 100_000, 1_000),
+    ("5 billion images, 1,000 classes a step", 5e9, 100_000, 1_000),
+)
+
+
+def write_pages(results: Path) -> None:
+    record = json.loads((results / "calibration.json").read_text())
+    tables = (markdown(rows(record)) for rows in (speed_rows, phase_rows, pass_rows))
+    fill(DOCS / "bench.md", "measured", "\n\n".join([peak_line(record), *tables]))
+    fill(DOCS / "plan.md", "check", check_table(record, results))
+    fill(DOCS / "plan.md", "growth", growth_table())
+
+
+def check_table(record: dict[str, Any], results: Path) -> str:
+    """Predicted and measured seconds of a step, of every setting that was measured."""
+    from plan_check import CHECKS, stored
+
+    rows, inside = [], 0
+    for name, found in stored(results).items():
+        model, method, batch, attack_steps, classes, precision = CHECKS[name]
+        ((step, measured),) = trained_steps(found, precision)
+        predicted = calibrated(record, precision).seconds(step)
+        job = next(job for job in found["jobs"] if "passes" in job)
+        spread = " / ".join(f"{job['seconds'][key]:.3g}" for key in ("min", "median", "max"))
+        inside += abs(predicted / measured - 1) <= 0.2
+        cells = (model, method, str(batch), str(attack_steps), str(classes), precision, spread, f"{predicted:.3g}")
+        rows.append([*cells, f"{predicted / measured:.2f}"])
+    head = [
+        "model",
+        "method",
+        "batch",
+        "attack steps",
+        "classes",
+        "precision",
+        "measured s/step, min / median / max",
+        "predicted",
+    ]
+    return f"{markdown(([*head, 'ratio'], rows))}\n\n{inside} of {len(rows)} settings within 20 %."
+
+
+def growth_table() -> str:
+    """ViT-L/14, TIMA with PGD-10, two epochs, on 8 H100, from `tima plan`."""
+    head = [
+        "training set",
+        "device hours, low / likely / high",
+        "texts a step",
+        "memory of a device, GB",
+        "stored pictures, TB",
+    ]
+    rows = []
+    for name, images, classes, most in GROWTH:
+        found = plan(PlanRequest("ViT-L-14", "tima", images, 2, 10, 1024, classes, most, gpus="8xH100"))
+        hours = " / ".join(f"{found['device_hours'][key]:,.0f}" for key in ("low", "likely", "high"))
+        memory = sum(found["memory_gb"]["DDP, checkpointing"].values())
+        rows.append([name, hours, f"{min(classes, most or classes):,}", f"{memory:.0f}", f"{images * 1.1e5 / 1e12:.2f}"])
+    return markdown((head, rows))
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the page's markers."""
+    begin, end = f"<!-- made by benchmarks/plan_check.py: {name} -->", f"<!-- end: {name} -->"
+    old = page.read_text(encoding="utf-8")
+    new, times = re.subn(
+        f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n\n{text}\n\n{end}", old, flags=re.DOTALL
+    )
+    if times != 1:
+        raise SystemExit(f"{page} should have the markers of '{name}' once.")
+    page.write_text(new, encoding="utf-8")
