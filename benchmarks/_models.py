@@ -71,7 +71,8 @@ def TowerOnly(tower: nn.Module) -> Any:
             tower.config.vision_config, tower.config.model_type = tower.config, "clip"
             self.backbone, self.name, self.image_size, self.embed_dim = tower, "vit-b-32", 224, 512
             self.image_prefixes, self.text_prefixes, self.text_projection_prefixes = ("",), (), ()
-            self._lean_dtype = self._lean_kept = None
+            self._lean_dtype = self._lean_kept = self._lean_states = None
+            self._compiled, self._recompute = {}, False
             self.eval().requires_grad_(False)
 
         @property

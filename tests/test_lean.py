@@ -34,8 +34,8 @@ def test_the_switch_follows_the_weights_and_changes_nothing_else(tiny_clip: Hugg
     plain = tiny_clip.encode_image(pixels)
     assert tiny_clip.use_lean(torch.float32) is None
     torch.testing.assert_close(tiny_clip.encode_image(pixels), plain, atol=1e-6, rtol=0)
-    kept = tiny_clip._lean_weights()
-    assert tiny_clip._lean_weights() is kept, "arranged once while the weights stand still"
+    kept = tiny_clip._lean_weights()[0]
+    assert tiny_clip._lean_weights()[0] is kept, "arranged once while the weights stand still"
     with torch.no_grad():
         tiny_clip.backbone.visual_projection.weight.mul_(-1)
     torch.testing.assert_close(tiny_clip.encode_image(pixels), -plain, atol=1e-6, rtol=0)
@@ -56,13 +56,16 @@ def test_bf16_points_where_fp32_points(tiny_clip: HuggingFaceEncoder) -> None:
 
 
 def test_a_change_of_a_thousandth_reaches_the_embedding_in_bf16(tiny_clip: HuggingFaceEncoder) -> None:
-    """Pixels near 1 are 1/256 apart in bf16: the patch embedding must not be computed in it."""
-    weights = lean.gather_weights(tiny_clip, torch.bfloat16)
-    bright = torch.full((1, 3, 16, 16), 0.9)
-    moved = bright + 1e-3
-    first, second = (lean._patches(x, 8, None) @ weights.patch[0].T for x in (bright, moved))
-    torch.testing.assert_close(second - first, (lean._patches(moved - bright, 8, None) @ weights.patch[0].T), atol=1e-4, rtol=0)
-    assert float((second - first).detach().abs().max()) > 1e-4
+    """Numbers near 1 are 1/128 apart in bf16, and steps of an attack are smaller: pixels are split into two of them."""
+    weights, exact = (lean.gather_weights(tiny_clip, dtype) for dtype in (torch.bfloat16, torch.float32))
+    bright = torch.full((1, 3, 16, 16), 0.9) + 0.05 * torch.rand(1, 3, 16, 16)
+    patch_BNP = lean._patches(bright, 8, None)
+    seen: list[torch.Tensor] = []
+    for w in (weights, exact):
+        w.patch_WP = torch.eye(patch_BNP.shape[-1], dtype=w.dtype)  # what arrives is then the pixels themselves
+        seen.append(lean._embed(w, patch_BNP))
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-5, rtol=0)
+    assert float((patch_BNP.bfloat16().float() - patch_BNP).abs().max()) > 1e-3, "one number alone would lose a step"
 
 
 def test_a_share_of_the_patches_is_what_masking_gives(tiny_clip: HuggingFaceEncoder) -> None:

@@ -138,6 +138,17 @@ class TrainRecipe(_Strict):
     precision: Literal["fp32", "bf16"] = Field(
         default="bf16", description="bf16: autocast over fp32 weights; losses are always fp32"
     )
+    compile: bool = Field(
+        default=False,
+        description="torch.compile fuses CLIP's image tower, with precision bf16; costs a minute or two at the start, and a "
+        "resumed run may differ in the last bits. Where no compiler works the run goes on without",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="keep one activation a layer and compute the others again: less memory, more time"
+    )
+    cache_teacher: int = Field(
+        default=0, ge=0, description="MB for embeddings of the frozen original, kept by picture; needs augment none or flip"
+    )
     trackers: list[str] = Field(default=[], description="Accelerate trackers: tensorboard, wandb, mlflow, trackio, ...")
     workers: int = Field(
         default=0, ge=0, description="processes that decode pictures; small sets are decoded once and kept instead"

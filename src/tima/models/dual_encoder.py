@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tima.errors import ModelError
+from tima.models.checkpointing import checkpoint_layers
 from tima.models.visual_prompt import PaddingPrompt
 
 
@@ -93,6 +94,14 @@ class DualEncoder(nn.Module, ABC):
     def use_lean(self, dtype: torch.dtype | None) -> torch.dtype | None:
         """Run the image tower through `lean.py` in `dtype` where it can be, or (None) the library. Returns what was set."""
         return None
+
+    def use_compile(self, notes: list[str] | None) -> bool:
+        """Compile the image tower at its next pass, or (None) do not; what cannot be done is added to `notes`."""
+        return False
+
+    def use_checkpointing(self, on: bool) -> None:
+        """Keep one activation a layer and compute the others again in the backward pass: less memory, a third more time."""
+        checkpoint_layers(self.backbone, on)
 
     # what everyone uses ------------------------------------------------------------------------------------------
 

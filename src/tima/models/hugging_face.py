@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tima.errors import ModelError
-from tima.models import lean
+from tima.models import lean, lean_text
+from tima.models.checkpointing import checkpoint_layers
 from tima.models.dual_encoder import DualEncoder
+from tima.models.fast_compile import CompiledTower
 from tima.models.finite import check_finite
 from tima.models.hugging_face_files import (
     CLIP_MEAN,
@@ -66,6 +68,9 @@ class HuggingFaceEncoder(DualEncoder):
         self.context_length = int(min(limits))
         self._lean_dtype: torch.dtype | None = None
         self._lean_kept: lean.KeptWeights | None = None
+        self._lean_states: lean_text.KeptStates | None = None
+        self._compiled: dict[bool, CompiledTower] = {}  # by whether the weights get gradients
+        self._recompute = False
         self.eval()
 
     def _image_features(self, normalised_BCHW: Tensor) -> Tensor:
@@ -84,6 +89,11 @@ class HuggingFaceEncoder(DualEncoder):
         return token_BTD[:, 0], token_BTD[:, -patches:]  # DINOv2's register tokens, where it has them, stand between
 
     def _text_features(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        if self._lean_dtype is not None and torch.is_grad_enabled() and lean_text.supports(self):
+            projection = set(self.text_parameters("projection"))
+            trains = [name for name, p in self.text_parameters("full").items() if p.requires_grad]
+            if trains:  # texts that nothing is learned from are encoded once for a run, exactly
+                return self._lean_text(tokens["input_ids"], projection_alone=set(trains) <= projection)
         return _pooled(self.backbone.get_text_features(**tokens))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -104,27 +114,55 @@ class HuggingFaceEncoder(DualEncoder):
         save_prompt(self.prompt, folder)
 
     def use_lean(self, dtype: torch.dtype | None) -> torch.dtype | None:
-        """Faster image passes (see `lean.py`), in another precision if wanted. Other towers than CLIP's stay as they are."""
+        """Faster passes (see `lean.py`), in another precision if wanted. Other towers than CLIP's stay as they are.
+
+        All image passes, and those of texts in which the text tower learns; texts that are kept are the library's.
+        """
         before = self._lean_dtype
         self._lean_dtype = dtype if dtype is not None and lean.supports(self) else None
-        self._lean_kept = None
+        self._lean_kept, self._lean_states = None, None
         return before
+
+    def use_compile(self, notes: list[str] | None) -> bool:
+        """Let torch.compile fuse the lean image tower, or (None) not. Returns whether it will be tried."""
+        if notes is None or self._lean_dtype is None:
+            self._compiled = {}
+            return False
+        # the attack's passes are many and alike: on a GPU they are recorded and replayed (CUDA graphs)
+        mode = "reduce-overhead" if self.mean_C11.is_cuda else None
+        self._compiled = {False: CompiledTower(notes, mode, whole_only=True), True: CompiledTower(notes, whole_only=True)}
+        return True
+
+    def use_checkpointing(self, on: bool) -> None:
+        self._recompute, self._lean_kept = on, None
+        checkpoint_layers(self.backbone, on)
 
     def encode_image(self, image_BCHW: Tensor, *, normalize: bool = True) -> Tensor:
         if self._lean_dtype is None:
             return super().encode_image(image_BCHW, normalize=normalize)
         self._check_pixels(image_BCHW)
-        feature_BD = lean.image_features(self._lean_weights(), self.prompted(image_BCHW))
+        weights, trains = self._lean_weights()
+        run = self._compiled.get(trains, lean.image_features)
+        feature_BD = run(weights, self.prompted(image_BCHW))
         return F.normalize(feature_BD, dim=-1) if normalize else feature_BD
 
-    def _lean_weights(self) -> lean.LeanWeights:
-        """Arranged anew when gradients must reach the weights or the weights have changed, else those of the last call."""
+    def _lean_weights(self) -> tuple[lean.LeanWeights, bool]:
+        """Arranged anew when gradients must reach the weights (then True) or these changed, else those of the last call."""
         assert self._lean_dtype is not None
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.image_parameters().values()):
-            return lean.gather_weights(self, self._lean_dtype)
+            return lean.gather_weights(self, self._lean_dtype, self._recompute), True
         if self._lean_kept is None:
-            self._lean_kept = lean.KeptWeights(self, self._lean_dtype)
-        return self._lean_kept()
+            self._lean_kept = lean.KeptWeights(self, self._lean_dtype, self._recompute)
+        return self._lean_kept(), False
+
+    def _lean_text(self, id_CL: Tensor, projection_alone: bool) -> Tensor:
+        assert self._lean_dtype is not None
+        if not projection_alone:
+            return lean_text.text_features(lean_text.gather_text(self, self._lean_dtype, self._recompute), id_CL)
+        if self._lean_states is None:
+            self._lean_states = lean_text.KeptStates(self, self._lean_dtype)
+        with torch.autocast(id_CL.device.type, enabled=False):
+            return F.linear(self._lean_states(id_CL), self.backbone.text_projection.weight.float())
 
     def use_attention(self, implementation: str) -> str:
         """`eager` or `sdpa`. In bf16 on CPU the fused kernel's backward is several times slower than plain attention."""

@@ -1,46 +1,30 @@
 """CLIP's vision transformer in as few operations as it takes, for the passes that adversarial training repeats.
 
 The same weights and the same function as the library's model, arranged for speed: query, key and value in one product, the
-patch embedding as one, mean and standard deviation folded into it, plain attention (on CPU the fused kernel's bf16 backward
-is several times slower), matrices cast to the compute type once and not at every call. Measured by `benchmarks/`.
+patch embedding as one, the standard deviation folded into it, constant factors folded into weights (`lean_blocks.py`),
+matrices cast to the compute type once and not at every call. Measured by `benchmarks/`.
 
-Shapes: `B` images, `C` channels, `H, W` pixels, `N` tokens, `K` patches kept, `W` width, `D` embedding width.
+Shapes: `B` images, `C` channels, `H, W` pixels, `N` tokens, `K` patches kept, `W` width, `D` embedding width, `P` patch inputs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tima.models.dual_encoder import DualEncoder
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
-Norm = tuple[Tensor, Tensor, float]
-
-
-@dataclass
-class Block:
-    """One layer's weights in the compute type, norms included."""
-
-    norm1: Norm
-    qkv: tuple[Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
-    norm2: Norm
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
+from tima.models.lean_blocks import ACTIVATIONS, Block, Norm, gather_block, gather_norm, image_block, norm
 
 
 @dataclass
 class LeanWeights:
     """A tower's weights as the forward pass wants them. Gradients flow back to the model's own where they are enabled."""
 
-    patch: tuple[Tensor, Tensor]  # fp32: in bf16 a pixel near 1 would lose changes below 1/512
+    mean_C11: Tensor
+    patch_WP: Tensor
     first_W: Tensor
     position_NW: Tensor
     norm_in: Norm
@@ -51,6 +35,7 @@ class LeanWeights:
     patch_size: int
     activation: str
     dtype: torch.dtype
+    recompute: bool = False
 
 
 def supports(model: DualEncoder) -> bool:
@@ -64,55 +49,44 @@ def supports(model: DualEncoder) -> bool:
     return config.vision_config.hidden_act in ACTIVATIONS and float(config.vision_config.attention_dropout) == 0.0
 
 
-def gather_weights(model: DualEncoder, dtype: torch.dtype) -> LeanWeights:
-    """Arrange the weights of a model that `supports` accepts. Cheap beside one forward pass of a batch."""
+def gather_weights(model: DualEncoder, dtype: torch.dtype, recompute: bool = False) -> LeanWeights:
+    """Arrange the weights of a model that `supports` accepts. Cheap beside one forward pass of a batch.
+
+    Args:
+        recompute: keep one activation a layer and compute the others again in the backward pass (gradient checkpointing).
+    """
     clip, config = model.backbone, model.backbone.config.vision_config
-    tower = clip.vision_model
-    patch_OCHW = tower.embeddings.patch_embedding.weight.float()
-    # conv((x - mean) / std) = conv'(x) + b
-    folded_OCHW = patch_OCHW / model.std_C11
-    shift_O = -(folded_OCHW * model.mean_C11).sum((1, 2, 3))
-
-    def norm(layer: Any) -> Norm:
-        return layer.weight.to(dtype), layer.bias.to(dtype), layer.eps
-
-    def linear(*layers: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([x.weight for x in layers]).to(dtype), torch.cat([x.bias for x in layers]).to(dtype)
-
-    blocks = []
-    for layer in tower.encoder.layers:
-        a = layer.self_attn
-        qkv, out = linear(a.q_proj, a.k_proj, a.v_proj), linear(a.out_proj)
-        up, down = linear(layer.mlp.fc1), linear(layer.mlp.fc2)
-        blocks.append(Block(norm(layer.layer_norm1), qkv, out, norm(layer.layer_norm2), up, down))
-    position_NW = tower.embeddings.position_embedding.weight.float()
+    tower, heads, activation = clip.vision_model, int(config.num_attention_heads), config.hidden_act
+    patch_OCHW = tower.embeddings.patch_embedding.weight.float() / model.std_C11  # conv((x - m) / s) = conv'(x - m)
     return LeanWeights(
-        patch=(folded_OCHW.flatten(1), shift_O),
+        mean_C11=model.mean_C11,
+        patch_WP=patch_OCHW.flatten(1).to(dtype),
         first_W=tower.embeddings.class_embedding.float(),
-        position_NW=position_NW,
-        norm_in=(tower.pre_layrnorm.weight.float(), tower.pre_layrnorm.bias.float(), tower.pre_layrnorm.eps),
-        blocks=blocks,
-        norm_out=(tower.post_layernorm.weight.float(), tower.post_layernorm.bias.float(), tower.post_layernorm.eps),
+        position_NW=tower.embeddings.position_embedding.weight.float(),
+        norm_in=gather_norm(tower.pre_layrnorm, torch.float32),
+        blocks=[gather_block(layer, heads, activation, dtype) for layer in tower.encoder.layers],
+        norm_out=gather_norm(tower.post_layernorm, torch.float32),
         projection_DW=clip.visual_projection.weight.float(),
-        heads=int(config.num_attention_heads),
+        heads=heads,
         patch_size=int(config.patch_size),
-        activation=config.hidden_act,
+        activation=activation,
         dtype=dtype,
+        recompute=recompute,
     )
 
 
 class KeptWeights:
     """The weights of the last call, arranged anew when the model's have changed; no gradient reaches them."""
 
-    def __init__(self, model: DualEncoder, dtype: torch.dtype) -> None:
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: DualEncoder, dtype: torch.dtype, recompute: bool = False) -> None:
+        self.model, self.dtype, self.recompute = model, dtype, recompute
         self.refresh()
 
     def refresh(self) -> None:
         """Arrange them now. Calls do so themselves when torch knows of a change; `p.data` hides one."""
         # kept for later calls with gradients, which tensors of inference mode cannot take part in
         with torch.inference_mode(False), torch.no_grad():
-            self.weights: LeanWeights = _detached(gather_weights(self.model, self.dtype))
+            self.weights: LeanWeights = _detached(gather_weights(self.model, self.dtype, self.recompute))
         self.stamp = weights_stamp(self.model)
 
     def __call__(self) -> LeanWeights:
@@ -148,19 +122,31 @@ def image_features(w: LeanWeights, image_BCHW: Tensor, keep_BK: Tensor | None = 
 
 
 def _image_features(w: LeanWeights, image_BCHW: Tensor, keep_BK: Tensor | None) -> Tensor:
-    hidden_BNW = F.linear(_patches(image_BCHW, w.patch_size, keep_BK), *w.patch)
+    hidden_BNW = _embed(w, _patches(image_BCHW - w.mean_C11, w.patch_size, keep_BK))
     place_NW = w.position_NW[1:]
     hidden_BNW = hidden_BNW + (place_NW if keep_BK is None else place_NW[keep_BK])
     first_B1W = (w.first_W + w.position_NW[0]).expand(len(image_BCHW), 1, -1)
-    hidden_BNW = _norm(torch.cat([first_B1W, hidden_BNW], dim=1), w.norm_in).to(w.dtype)
-    activation = ACTIVATIONS[w.activation]
+    hidden_BNW = norm(torch.cat([first_B1W, hidden_BNW], dim=1), w.norm_in).to(w.dtype)
     for number, block in enumerate(w.blocks):
-        # of the last layer only the first token is read: the others need no query, no output and no MLP
-        last = number == len(w.blocks) - 1
-        attended_BNW = _attend(_norm(hidden_BNW, block.norm1), block.qkv, w.heads, last)
-        hidden_BNW = (hidden_BNW[:, :1] if last else hidden_BNW) + F.linear(attended_BNW, *block.out)
-        hidden_BNW = hidden_BNW + F.linear(activation(F.linear(_norm(hidden_BNW, block.norm2), *block.up)), *block.down)
-    return F.linear(_norm(hidden_BNW[:, 0].float(), w.norm_out), w.projection_DW)
+        rest = (block, w.heads, w.activation, number == len(w.blocks) - 1)
+        if w.recompute and torch.is_grad_enabled():
+            hidden_BNW = checkpoint(image_block, hidden_BNW, *rest, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden_BNW = image_block(hidden_BNW, *rest)
+    return F.linear(norm(hidden_BNW.float(), w.norm_out), w.projection_DW)
+
+
+def _embed(w: LeanWeights, patch_BNP: Tensor) -> Tensor:
+    """Patches to tokens, fp32.
+
+    One bf16 number near 1 would lose changes below 1/512, so in bf16 a pixel is the sum of two, the second what the first has
+    lost: two fast products in place of one slow. Gradients need only one: both would be the same.
+    """
+    if w.dtype == torch.float32:
+        return F.linear(patch_BNP, w.patch_WP)
+    coarse_BNP = patch_BNP.to(w.dtype)
+    fine_BNP = (patch_BNP - coarse_BNP).detach().to(w.dtype)
+    return F.linear(coarse_BNP, w.patch_WP).float() + F.linear(fine_BNP, w.patch_WP.detach())
 
 
 def _patches(image_BCHW: Tensor, side: int, keep_BK: Tensor | None) -> Tensor:
@@ -169,20 +155,3 @@ def _patches(image_BCHW: Tensor, side: int, keep_BK: Tensor | None) -> Tensor:
     grid = image_BCHW.reshape(B, C, H // side, side, W // side, side).permute(0, 2, 4, 1, 3, 5)
     patch_BNP = grid.reshape(B, (H // side) * (W // side), C * side * side)
     return patch_BNP if keep_BK is None else patch_BNP.gather(1, keep_BK[:, :, None].expand(-1, -1, patch_BNP.shape[-1]))
-
-
-def _norm(x_BNW: Tensor, norm: Norm) -> Tensor:
-    return F.layer_norm(x_BNW, x_BNW.shape[-1:], norm[0], norm[1], norm[2])
-
-
-def _attend(x_BNW: Tensor, qkv: tuple[Tensor, Tensor], heads: int, first_only: bool) -> Tensor:
-    """Self-attention, of the first token alone where `first_only`: `B x N x W`, or `B x 1 x W`."""
-    B, N, W = x_BNW.shape
-    if first_only:
-        weight, bias = qkv
-        q = F.linear(x_BNW[:, :1], weight[:W], bias[:W]).view(B, 1, heads, W // heads).transpose(1, 2)
-        k, v = F.linear(x_BNW, weight[W:], bias[W:]).view(B, N, 2, heads, W // heads).permute(2, 0, 3, 1, 4)
-    else:
-        q, k, v = F.linear(x_BNW, *qkv).view(B, N, 3, heads, W // heads).permute(2, 0, 3, 1, 4)
-    weight_BHNN = ((q * (W // heads) ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
-    return (weight_BHNN @ v).transpose(1, 2).reshape(B, 1 if first_only else N, W)

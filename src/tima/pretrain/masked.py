@@ -23,7 +23,7 @@ def encode_patches(
     The weights are arranged anew at every call, as they change with every step; gradients reach the model's own.
 
     Args:
-        dtype: of the matrix products; the patch embedding and the projection are always fp32.
+        dtype: of the matrix products; the projection is always fp32, and in bf16 a pixel is two numbers (`models/lean.py`).
     """
     weights = lean.gather_weights(student, dtype)
     keep_BK = None
