@@ -77,6 +77,14 @@ def test_kept_classes_share_a_text_and_stay_two(tiny_clip: HuggingFaceEncoder, t
     assert float(arrays["margin_EN"][0][twins].max()) <= 1e-5  # at best a draw with the other class
 
 
+@pytest.mark.parametrize("way", ["merge", "keep"])
+def test_a_set_of_one_text_is_refused(way: str, tiny_clip: HuggingFaceEncoder) -> None:
+    with same_names_allowed():
+        alike = replace(make_image_set(8, 2), class_names=["boat", "Boat"])
+    with pytest.raises(DataError, match="all 2 classes are one text"):
+        evaluate(tiny_clip, alike, protocol_for(duplicate_prompts=way), progress=False)
+
+
 def test_hashes_and_files_of_before_stay_valid(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
     protocol = load_protocol("pgd")
     content = protocol.content()

@@ -79,7 +79,7 @@ def ask(model: DualEncoder, data: ImageSet, protocol: Protocol, templates: Seque
     """What becomes of classes with the same prompts under the protocol.
 
     Raises:
-        DataError: there are some, and the protocol wants none.
+        DataError: there are some, and the protocol wants none; or no two classes have different prompts.
     """
     names = list(data.class_names)
     groups = same_prompts(model, names, templates)
@@ -88,6 +88,11 @@ def ask(model: DualEncoder, data: ImageSet, protocol: Protocol, templates: Seque
     if protocol.duplicate_prompts == "error":
         raise refused(groups, names, data.name)
     class_C, first = merging(groups, len(names))
+    if len(first) < 2:
+        raise DataError(
+            f"{data.name}: all {len(names)} classes are one text to the model ({', '.join(named(groups, names)[0])}), so there "
+            "is nothing to tell apart. Rename them."
+        )
     texts = [names[number] for number in first]
     if protocol.duplicate_prompts == "keep":
         return Asked(data, texts, class_C, named(groups, names))
