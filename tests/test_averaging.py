@@ -70,7 +70,7 @@ def test_a_stopped_run_with_an_average_resumes_to_the_same_bits(
 
     settings = recipe(world, ema=0.9, mix=0.8)
     train(settings, tmp_path / "whole", progress=False)
-    real, calls = module._update, []
+    real, calls = module.update, []
 
     def fails(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -78,10 +78,10 @@ def test_a_stopped_run_with_an_average_resumes_to_the_same_bits(
             raise KeyboardInterrupt
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_update", fails)
+    monkeypatch.setattr(module, "update", fails)
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(module, "_update", real)
+    monkeypatch.setattr(module, "update", real)
     train(settings, tmp_path / "cut", progress=False)
     digests = [sha256_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "cut")]
     assert digests[0] == digests[1]

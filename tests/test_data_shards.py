@@ -362,17 +362,17 @@ def test_training_on_shards_resumes_exactly(tmp_path: Path, tokenizer, monkeypat
     write_training_set(tmp_path / "toy")
     monkeypatch.setattr(ImageSet, "preload", lambda self, limit_bytes=0: self)  # read from the shards, as a large set would be
     train(recipe(tmp_path), tmp_path / "whole", progress=False)
-    update = module._update
+    update = module.update
 
     def stop(*arguments: object) -> object:
         if arguments[4] == 4:
             raise KeyboardInterrupt
         return update(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_update", stop)
+    monkeypatch.setattr(module, "update", stop)
     with pytest.raises(KeyboardInterrupt):
         train(recipe(tmp_path), tmp_path / "parts", progress=False)
-    monkeypatch.setattr(module, "_update", update)
+    monkeypatch.setattr(module, "update", update)
     train(recipe(tmp_path), tmp_path / "parts", progress=False)
     one, other = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "parts"))
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -63,10 +63,10 @@ class Bench:
     """One optimiser step as the trainer makes it, on a tiny model, without files."""
 
     def __init__(self, tokenizer: Any, settings: TrainRecipe) -> None:
-        from tima.train import _build_method, _build_optimizer
+        from tima.train import build_method, build_optimizer
 
         self.recipe, self.modifiers = settings, build_modifiers(settings)
-        self.method = _build_method(settings)
+        self.method = build_method(settings)
         self.student = build_tiny_clip(tokenizer).requires_grad_(False)
         teacher = build_tiny_clip(tokenizer).requires_grad_(False) if self.method.needs_teacher else None
         self.params = self.modifiers.attach(self.student, self.method.trainable(self.student))
@@ -76,10 +76,10 @@ class Bench:
         self.objective = Objective(self.student, teacher, self.method, NAMES, prompts, settings.attack)
         self.params |= {f"method.{name}": p for name, p in self.objective.own.items()}
         if self.params:
-            self.optimizer = _build_optimizer(settings, self.student, self.params, self.modifiers)
+            self.optimizer = build_optimizer(settings, self.student, self.params, self.modifiers)
 
     def step(self, number: int = 0) -> Any:
-        from tima.train import _update
+        from tima.train import update
         from tima.train_batch import TrainBatch
 
         image = torch.randint(0, 256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
@@ -87,7 +87,7 @@ class Bench:
         batch = TrainBatch(image, label, [f"a {NAMES[y]}" for y in label.tolist()])
         cpu = SimpleNamespace(process_index=0, device=torch.device("cpu"), backward=lambda loss: loss.backward())
         rest = (self.params, self.modifiers, SimpleNamespace(best_step=0), Path("nowhere"))
-        return _update(self.objective, self.optimizer, cpu, self.recipe, number, batch, 4 / 255, *rest)  # type: ignore[arg-type]
+        return update(self.objective, self.optimizer, cpu, self.recipe, number, batch, 4 / 255, *rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("modifier", [name for name in MODIFIERS if name != "none"])
@@ -128,7 +128,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
     settings = recipe(**world, method="tima", ema=0.9, mix=0.8, **MODIFIERS[modifier])
     train(settings, tmp_path / "whole", progress=False)
-    real, calls = module._update, []
+    real, calls = module.update, []
 
     def fails(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -136,10 +136,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "_update", fails)
+    monkeypatch.setattr(module, "update", fails)
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(module, "_update", real)
+    monkeypatch.setattr(module, "update", real)
     train(settings, tmp_path / "cut", progress=False)
     files = ["model/model.safetensors", "checkpoint/trained.safetensors", "checkpoint/averages.safetensors"]
     files += ["model/visual_prompt.safetensors"] if settings.prompt else []

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from tima.class_sample import ClassSample, draw_classes
 from tima.config import AttackSettings, TrainRecipe, train_recipe
+from tima.distributed import Team
 from tima.methods import Method, class_pairs, terms
 from tima.methods.tecoa import TeCoA
 from tima.methods.tima import Tima, TimaConfig
 from tima.objective import Objective
-from tima.train import _stream, train
+from tima.train import train
+from tima.train_batch import stream
 
 NAMES = ["cat", "dog", "tree", "boat", "apple", "guitar", "red", "small", "a cat", "a dog", "a tree", "a boat"]
 
@@ -259,9 +261,9 @@ def test_every_process_draws_the_same_classes_for_all_labels_of_the_step() -> No
     silent = SimpleNamespace(bad=lambda images: None)
 
     def drawn(rank: int, world: int, first: int = 0) -> list[tuple[Tensor, ClassSample]]:
-        accelerator = SimpleNamespace(process_index=rank, num_processes=world)
-        stream = _stream(images, settings, False, first, accelerator, silent)  # type: ignore[arg-type]
-        return [(batch.label_B, batch.classes) for _, batch in stream]  # type: ignore[misc]
+        team = Team(rank, world)
+        steps = stream(images, settings, False, first, team, silent)  # type: ignore[arg-type]
+        return [(batch.label_B, batch.classes) for _, batch in steps]  # type: ignore[misc]
 
     alone, pair = drawn(0, 1), (drawn(0, 2), drawn(1, 2))
     for step, (label_B, classes) in enumerate(alone):

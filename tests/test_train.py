@@ -88,7 +88,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     train(settings, tmp_path / "whole", progress=False)
     import tima.train as module
 
-    real, calls = module._update, []
+    real, calls = module.update, []
 
     def fails(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -96,10 +96,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             raise KeyboardInterrupt
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_update", fails)
+    monkeypatch.setattr(module, "update", fails)
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(module, "_update", real)
+    monkeypatch.setattr(module, "update", real)
     train(settings, tmp_path / "cut", progress=False)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     kinds = [(line["kind"], line["step"]) for line in map(json.loads, (tmp_path / "cut" / "metrics.jsonl").open())]

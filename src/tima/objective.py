@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tima.attacks import LogitsFn
+from tima.attacks.projections import Generators
 from tima.class_sample import ClassSample
 from tima.config import AttackSettings
 from tima.errors import RecipeError
@@ -109,7 +110,7 @@ class Objective(nn.Module):
         label_B: Tensor,
         eps: float,
         step_size: float,
-        generator: torch.Generator,
+        generator: Generators,
         captions: Sequence[str] | None = None,
         adv_BCHW: Tensor | None = None,
         classes: ClassSample | None = None,

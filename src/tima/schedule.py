@@ -37,6 +37,12 @@ def step_seed(seed: int, step: int, stream: int) -> int:
     return (seed * 1_000_003 + step) * 101 + stream
 
 
+def image_seeds(n: int, seed: int) -> list[int]:
+    """A seed for each of `n` images, by its place: what an image draws is then its own, wherever the others are."""
+    found: list[int] = torch.randint(2**62, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return found
+
+
 def batches(
     n: int, batch_size: int, seed: int, first_step: int, steps: int, shard_B: torch.Tensor | None = None
 ) -> Iterator[list[int]]:

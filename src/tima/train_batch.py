@@ -1,47 +1,169 @@
-"""A training step's images, labels and, where the method asks for them, captions.
+"""A training step's images, labels and, where the method asks for them, captions; and the random numbers that go with them.
 
-Shapes: `B` images, `C` channels, `H, W` pixels.
+Every random number belongs to a step and to an image's place in its batch, so that neither the number of processes nor the
+number of parts has a say in it. Shapes: `B` images, `C` channels, `H, W` pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tima.class_sample import ClassSample
+from tima.class_sample import ClassSample, draw_classes
+from tima.config import TrainRecipe
 from tima.data import ImageSet
+from tima.data.augment import augment
+from tima.distributed import Team
+from tima.errors import TrainingError
+from tima.schedule import batches, image_seeds, step_seed
+from tima.train_log import TrainLog
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """One process's share of a step; images are uint8."""
+    """One process's share of a step; images are uint8.
+
+    Attributes:
+        classes: the step's sample, the same in every process and every part.
+        place_B: of each image in the step's whole batch; None: these are the whole batch.
+        places: images in that batch, those that cannot be read among them.
+        total: images of it that can be read, over all processes.
+        rows: how many of these each process holds.
+    """
 
     image_BCHW: Tensor
     label_B: Tensor
     captions: Sequence[str] | None = None
-    classes: ClassSample | None = None  # of the whole step: the same in every process and every part
+    classes: ClassSample | None = None
+    place_B: Tensor | None = None
+    places: int = 0
+    total: int = 0
+    rows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.place_B is None:
+            n = len(self.label_B)
+            for name, value in (("place_B", torch.arange(n)), ("places", n), ("total", n), ("rows", (n,))):
+                object.__setattr__(self, name, value)
 
     def parts(self, count: int) -> list["TrainBatch"]:
-        """`count` pieces whose sizes differ by one at most, in order; fewer only where there are fewer images."""
+        """`count` pieces whose sizes differ by one at most, in order; fewer only where a process has fewer images than that."""
+        assert self.place_B is not None
+        count = max(1, min(count, *self.rows))  # the same in every process: they would wait for each other for ever
+        sizes = [[len(piece) for piece in torch.arange(n).tensor_split(count)] for n in self.rows]
         found = []
-        # not `chunk`, which may give fewer: processes whose shares differ by an image would then wait for each other for ever
-        for row_B in torch.arange(len(self.label_B)).tensor_split(min(count, max(1, len(self.label_B)))):
+        for part, row_B in enumerate(torch.arange(len(self.label_B)).tensor_split(count)):
             texts = None if self.captions is None else [self.captions[i] for i in row_B.tolist()]
-            found.append(TrainBatch(self.image_BCHW[row_B], self.label_B[row_B], texts, self.classes))
+            rows = tuple(size[part] for size in sizes)
+            piece = (self.image_BCHW[row_B], self.label_B[row_B], texts, self.classes, self.place_B[row_B])
+            found.append(TrainBatch(*piece, self.places, self.total, rows))
         return found
 
+    def pixels(self, recipe: TrainRecipe, step: int) -> Tensor:
+        """The images in [0, 1], augmented where they are; random numbers are drawn on the CPU, the same for every device."""
+        pixel_BCHW = self.image_BCHW.float() / 255
+        generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, 5000))
+        if recipe.augment == "flip":
+            flip_B = torch.rand(self.places, generator=generator)[self.place_B] < 0.5
+            flip_B = flip_B.to(pixel_BCHW.device)
+            return torch.where(flip_B[:, None, None, None], pixel_BCHW.flip(-1), pixel_BCHW)
+        if recipe.augment == "crop":
+            return augment(pixel_BCHW, generator, grey=0.0, jitter=0.0, place_B=self.place_B, places=self.places)
+        return pixel_BCHW
 
-def captions_of(images: ImageSet, index_B: Tensor, templates: Sequence[str], seed: int) -> list[str]:
+    def generators(self, recipe: TrainRecipe, step: int, device: torch.device) -> list[torch.Generator]:
+        """One an image, for the inner attack."""
+        assert self.place_B is not None
+        seeds = image_seeds(self.places, step_seed(recipe.seed, step, 10))
+        return [torch.Generator(device).manual_seed(seeds[i]) for i in self.place_B.tolist()]
+
+
+def stream(
+    images: ImageSet, recipe: TrainRecipe, captions: bool, first: int, team: Team, log: TrainLog
+) -> Iterator[tuple[int, TrainBatch]]:
+    """Every step's batch; each process takes its slice of the same global batch.
+
+    Pictures that cannot be read are left out, and the slices are cut anew from the others: all processes see the batch that
+    one process would see.
+
+    Raises:
+        TrainingError: fewer pictures than processes, in the whole batch or among those that can be read.
+    """
+    whole = list(batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps, images.shard_B))
+    if whole and len(whole[0]) < team.size:
+        raise TrainingError(
+            f"A batch of {len(whole[0])} pictures cannot be shared by {team.size} processes. Take a larger batch_size or fewer."
+        )
+    plan = [team.share(batch) for batch in whole]
+    loader = iter(
+        torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
+    )
+    for step, indices in enumerate(whole, start=first):
+        batch, mine = _read(loader, images, indices, team, log, step)
+        label_B, seed = images.label_B[indices], step_seed(recipe.seed, step, 3)  # the same in every process
+        classes = draw_classes(len(images.class_names), label_B, recipe.max_classes, seed, correct=recipe.weigh_sample)
+        place = {index: i for i, index in enumerate(indices)}
+        place_B = torch.tensor([place[index] for index in batch.index_B.tolist()])
+        texts = None
+        if captions:
+            seed = step_seed(recipe.seed, step, 7000)
+            texts = captions_of(images, batch.index_B, recipe.templates, seed, place_B, len(indices))
+        total, rows = sum(map(len, mine)), tuple(map(len, mine))
+        yield step, TrainBatch(batch.image_BCHW, batch.label_B, texts, classes, place_B, len(indices), total, rows)
+
+
+def _read(
+    loader: Iterator[Any], images: ImageSet, indices: list[int], team: Team, log: TrainLog, step: int
+) -> tuple[Any, list[list[int]]]:
+    """This process's share of what can be read of a batch, and everyone's."""
+    batch, error = None, None
+    try:
+        batch = next(loader)
+    except Exception as problem:
+        error = problem
+    if not team.check(error, len(batch.bad) if batch is not None else 0):
+        return batch, team.shares(indices)
+    assert batch is not None
+    told = (
+        team.everyone((batch.index_B.tolist(), batch.bad)) if team.group is not None else [(batch.index_B.tolist(), batch.bad)]
+    )
+    log.bad([image for _, bad in told for image in bad])
+    good = {index for readable, _ in told for index in readable}
+    if team.group is None:
+        good |= set(indices) - set(team.share(indices))  # a plan looked at alone knows nothing of the other slices
+    kept = [index for index in indices if index in good]
+    if len(kept) < team.size:
+        known = "not one" if not kept else f"only {len(kept)}"
+        needed = f", and {team.size} processes need one each" if kept else ""
+        raise TrainingError(f"Step {step}: {known} of the batch's {len(indices)} pictures can be read{needed}.")
+    mine = team.shares(kept)
+    if mine[team.rank] != batch.index_B.tolist():
+        batch = images.collate(images.__getitems__(mine[team.rank]))
+    return batch, mine
+
+
+def captions_of(
+    images: ImageSet,
+    index_B: Tensor,
+    templates: Sequence[str],
+    seed: int,
+    place_B: Tensor | None = None,
+    places: int | None = None,
+) -> list[str]:
     """A text for each image: the data set's caption or, where that is missing or empty, its class name in a prompt.
 
     Args:
         index_B: which images of the set.
         templates: prompts with `{c}`; `seed` picks one for each image.
+        place_B: where the images are in a batch of `places`; None: they are the batch.
     """
-    pick_B = torch.randint(len(templates), (len(index_B),), generator=torch.Generator().manual_seed(seed)).tolist()
+    n = len(index_B) if places is None else places
+    pick_B = torch.randint(len(templates), (n,), generator=torch.Generator().manual_seed(seed))
+    pick_B = pick_B if place_B is None else pick_B[place_B]
     found = []
-    for index, pick in zip(index_B.tolist(), pick_B, strict=True):
+    for index, pick in zip(index_B.tolist(), pick_B.tolist(), strict=True):
         own = images.caption_B[index] if images.caption_B else None
         name = images.class_names[int(images.label_B[index])]
         found.append(own.strip() if own and own.strip() else templates[pick].replace("{c}", name))

@@ -14,6 +14,7 @@ from torch import nn
 
 from tima.config import TrainRecipe
 from tima.data import BadImage
+from tima.distributed import Team
 from tima.eps import format_eps
 from tima.objective import Outcome
 from tima.split import Split
@@ -23,7 +24,10 @@ EVERY = 10  # steps between lines of metrics.jsonl
 
 
 class TrainLog:
-    """Collects step outcomes; use as a context manager. `first` is the step a resumed run goes on from."""
+    """Collects step outcomes; use as a context manager. `first` is the step a resumed run goes on from.
+
+    Several processes add up what they saw, so every one of them has a log; one writes and shows.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,10 @@ class TrainLog:
         show: bool,
         write: bool,
         tracker: Callable[..., None],
+        team: Team | None = None,
     ) -> None:
         self.file, self.recipe, self.first, self.write, self.tracker = out / "metrics.jsonl", recipe, first, write, tracker
+        self.team = team or Team()
         self.console = Console(stderr=True, quiet=not show)
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not show)
@@ -58,10 +64,11 @@ class TrainLog:
     def notes(self, split: Split, params: dict[str, nn.Parameter], device: torch.device) -> None:
         """What is being trained on what, and what the run could not read."""
         count = sum(p.numel() for p in params.values())
+        many = f", {self.team.size} processes" if self.team.size > 1 else ""
         unseen = f", {len(split.unseen.class_names)} classes held out" if split.unseen is not None else ""
         self.console.print(
             f"[bold]{self.recipe.method}[/] on {split.train.name}: {len(split.train):,} images of "
-            f"{len(split.train.class_names)} classes{unseen}; {count / 1e6:.1f} M weights train on {device}, "
+            f"{len(split.train.class_names)} classes{unseen}; {count / 1e6:.1f} M weights train on {device}{many}, "
             f"eps {format_eps(self.recipe.eps)}" + (f"; resumed at step {self.first}" if self.first else "")
         )
         self.bad(tuple(split.train.quarantine))
@@ -81,17 +88,18 @@ class TrainLog:
         self.window.append((outcome, time.monotonic()))
         done = step + 1
         if done % EVERY == 0 or done == self.recipe.steps:
-            n = sum(o.n for o, _ in self.window)
-            rate = n / max(1e-9, time.monotonic() - self.mark)
             names = list(self.window[0][0].terms)
-            terms = {name: sum(float(o.terms[name]) for o, _ in self.window) / len(self.window) for name in names}
+            here = [sum(o.right for o, _ in self.window), sum(o.n for o, _ in self.window)]
+            right, n, *sums = self.team.total(here + [sum(float(o.terms[name]) for o, _ in self.window) for name in names])
+            rate = n / max(1e-9, time.monotonic() - self.mark)
+            terms = {name: value / len(self.window) for name, value in zip(names, sums, strict=True)}
             kind = "robust_accuracy" if self.window[0][0].adversarial else "clean_accuracy"
             record: dict[str, Any] = {
                 "kind": "train",
                 "step": done,
                 "loss": round(sum(terms.values()), 6),
                 "terms": {name: round(value, 6) for name, value in terms.items()},
-                kind: round(sum(o.right for o, _ in self.window) / max(1, n), 5),
+                kind: round(right / max(1, n), 5),
                 "images_per_s": round(rate, 1),
                 "lr": lr,
                 "eps": eps,

@@ -43,7 +43,7 @@ class LInfBall:
 
     def random(self, generator: Generators) -> Tensor:
         """Uniform in the box. Where [0, 1] cuts it, the mass moves into what is left."""
-        return self.project_(self.low_BCHW + (self.high_BCHW - self.low_BCHW) * _noise(self.low_BCHW, generator, "uniform"))
+        return self.project_(self.low_BCHW + (self.high_BCHW - self.low_BCHW) * noise(self.low_BCHW, generator, "uniform"))
 
     def contains(self, x_BCHW: Tensor) -> Tensor:
         """Which points lie inside: bool, one an image."""
@@ -79,7 +79,7 @@ class L2Ball:
 
     def random(self, generator: Generators) -> Tensor:
         """A Gaussian direction at full length: in many dimensions nearly all of the ball's volume lies there."""
-        offset_BCHW = _noise(self.image_BCHW, generator, "normal")
+        offset_BCHW = noise(self.image_BCHW, generator, "normal")
         factor_B = self.radius_B / _length(offset_BCHW)
         return self.project_(offset_BCHW.mul_(factor_B[:, None, None, None]).add_(self.image_BCHW))
 
@@ -119,8 +119,9 @@ def _length(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.flatten(1).norm(dim=1).clamp_(min=1e-20)
 
 
-def _noise(like_BCHW: Tensor, generator: Generators, kind: str) -> Tensor:
-    """One generator for the batch, or one an image so that noise does not depend on who else is in the batch."""
+def noise(like_BCHW: Tensor, generator: Generators, kind: str) -> Tensor:
+    """`uniform` in [0, 1) or `normal`: from one generator for the batch, or one an image, so that an image's noise does not
+    depend on who else is in the batch."""
     draw = torch.rand if kind == "uniform" else torch.randn
     if generator is None:
         return draw(like_BCHW.shape, device=like_BCHW.device)

@@ -46,6 +46,10 @@ def train(
         str | None, typer.Option("--recipe", "-r", help="YAML file, the name of a shipped recipe, or a run folder.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run, with its own settings.")] = None,
+    shard: Annotated[
+        bool | None,
+        typer.Option(help="Spread weights and optimiser state over the processes (FSDP2): for models too large for one."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     from tima.config import load_yaml, train_recipe
@@ -65,7 +69,7 @@ def train(
 
     from tima.train import train as run
 
-    folder = run(settings, out, progress=not quiet)
+    folder = run(settings, out, progress=not quiet, shard=shard)
     console = stdout()
     console.print(f"Best model: [bold]{folder}[/]")
     console.print(f"Next: tima evaluate --model {out} --data cifar10,groceries --eps 1/255,4/255", highlight=False)

@@ -6,13 +6,28 @@ from torch import Tensor
 
 
 def augment(
-    image_BCHW: Tensor, generator: torch.Generator, min_scale: float = 0.65, grey: float = 0.1, jitter: float = 0.3
+    image_BCHW: Tensor,
+    generator: torch.Generator,
+    min_scale: float = 0.65,
+    grey: float = 0.1,
+    jitter: float = 0.3,
+    place_B: Tensor | None = None,
+    places: int | None = None,
 ) -> Tensor:
-    """Pixels in [0, 1] to pixels in [0, 1]; every random number comes from `generator`."""
+    """Pixels in [0, 1] to pixels in [0, 1]; every random number comes from `generator`.
+
+    Args:
+        place_B: where these images are in a batch of `places`, whose other images may be elsewhere: each then gets the numbers
+            that it would get if all were here. None: these are the batch.
+    """
     B, device = len(image_BCHW), image_BCHW.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (low + (high - low) * torch.rand(*shape, generator=generator)).to(device)
+        if place_B is not None and places is not None:
+            drawn = torch.rand(places, *shape[1:], generator=generator)[place_B]
+        else:
+            drawn = torch.rand(*shape, generator=generator)
+        return (low + (high - low) * drawn).to(device)
 
     scale_B = uniform(min_scale, 1, B)
     aspect_B = uniform(-0.15, 0.15, B).exp()

@@ -1,6 +1,6 @@
 """AdvFLYP: adversarial fine-tuning as CLIP was pre-trained, on images with captions, against the other captions of the batch.
 
-Source: Xing et al. 2026, arXiv 2604.11576. Shapes: `B` images and captions, `D` embedding width.
+Source: Xing et al. 2026, arXiv 2604.11576. Shapes: `B` images and captions of this process, `N` of all, `D` embedding width.
 """
 
 from typing import ClassVar, Literal
@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tima.attacks import LogitsFn
+from tima.distributed import gather_rows, gather_texts, own_rows
 from tima.methods.base import Method, MethodConfig, Step
 from tima.methods.baseline_terms import contrastive_rows, kl_both, l2_mean, scaled_logits
 from tima.models import DualEncoder
@@ -27,17 +28,23 @@ class AdvFlypConfig(MethodConfig):
     )
 
 
+def shared_rows(logits_BN: Tensor, target_BN: Tensor) -> Tensor:
+    """The contrastive loss of this process's pairs; the columns of its captions run over the images of all processes."""
+    return contrastive_rows(logits_BN, target_BN, gather_rows(logits_BN)[:, own_rows()])
+
+
 class AdvFlyp(Method):
     """Symmetric contrastive loss on adversarial images, held back in features and in logits (known: the published code).
 
     Captions come from the data set, or from class names through the recipe's templates where it has none. The batch is the
-    class list: a large one matters, and `accumulate` makes it smaller. The inner attack climbs the same contrastive loss.
+    class list: a large one matters, and `accumulate` makes it smaller. Several processes see each other's pairs. The inner
+    attack climbs the same contrastive loss.
     """
 
     name: ClassVar[str] = "advflyp"
     Config: ClassVar[type[MethodConfig]] = AdvFlypConfig
     config: AdvFlypConfig
-    attack_loss = staticmethod(contrastive_rows)
+    attack_loss = staticmethod(shared_rows)
 
     @property
     def needs_teacher(self) -> bool:
@@ -53,22 +60,23 @@ class AdvFlyp(Method):
         return lambda image_BCHW: scaled_logits(student.encode_image(image_BCHW), fixed_BD, scale)
 
     def attack_texts(self, step: Step) -> Tensor:
-        """The captions, in the order of the batch."""
-        return step.caption_BD
+        """The captions `ND`, in the order of the batch."""
+        return gather_rows(step.caption_BD)
 
     def attack_target(self, step: Step) -> Tensor:
-        """`target_BB`: for each image, the right captions of the batch, in equal shares."""
-        captions = step.captions or ()
+        """`target_BN`: for each image, the right captions of the batch, in equal shares."""
+        captions, device = gather_texts(step.captions or ()), step.label_B.device
         if self.config.same_caption == "negatives":
-            return torch.eye(len(captions), device=step.label_B.device)
+            return torch.eye(len(captions), device=device)[own_rows()]
         place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
-        number_B = torch.tensor([place[text] for text in captions], device=step.label_B.device)
-        same_BB = (number_B[:, None] == number_B[None]).float()
-        return same_BB / same_BB.sum(1, keepdim=True)
+        number_N = torch.tensor([place[text] for text in captions], device=device)
+        same_BN = (number_N[own_rows(), None] == number_N[None]).float()
+        return same_BN / same_BN.sum(1, keepdim=True)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        c, caption_BD, scale = self.config, step.caption_BD, step.scale
-        rows_B = contrastive_rows(scaled_logits(step.adv_BD, caption_BD, scale), self.attack_target(step))
+        c, scale = self.config, step.scale
+        caption_ND = gather_rows(step.caption_BD)
+        rows_B = shared_rows(scaled_logits(step.adv_BD, caption_ND, scale), self.attack_target(step))
         # (24) L = mean_b l_b + w_feature ( mean ||a - a0|| + mean ||a - v|| )
         #      + w_logit ( KL(P(a) || P(a0)) + KL(P(a) || P(v)) ), a0: the original's embedding of the adversarial image
         found = {"contrastive": rows_B.mean()}
@@ -76,6 +84,6 @@ class AdvFlyp(Method):
             distance = l2_mean(step.adv_BD, step.teacher_adv_BD) + l2_mean(step.adv_BD, step.clean_BD)
             found["feature"] = c.w_feature * distance
         if c.w_logit > 0:
-            kl = kl_both(step.adv_BD, step.teacher_adv_BD, caption_BD, scale)
-            found["logit"] = c.w_logit * (kl + kl_both(step.adv_BD, step.clean_BD, caption_BD, scale))
+            kl = kl_both(step.adv_BD, step.teacher_adv_BD, caption_ND, scale)
+            found["logit"] = c.w_logit * (kl + kl_both(step.adv_BD, step.clean_BD, caption_ND, scale))
         return found

@@ -121,15 +121,17 @@ def l2_mean(first_BD: Tensor, second_BD: Tensor) -> Tensor:
 
 
 @full_precision
-def contrastive_rows(logits_BB: Tensor, target_BB: Tensor) -> Tensor:
+def contrastive_rows(logits_BN: Tensor, target_BN: Tensor, column_NB: Tensor | None = None) -> Tensor:
     """Symmetric contrastive loss of each image-caption pair (CLIP, arXiv 2103.00020; AdvFLYP, arXiv 2604.11576).
 
     Args:
-        logits_BB: scaled cosines, images down, captions across.
-        target_BB: symmetric, rows sum to 1; the identity when all captions differ.
+        logits_BN: scaled cosines, images down, captions across.
+        target_BN: rows of a symmetric matrix that sum to 1; the identity when all captions differ.
+        column_NB: the columns of these images' captions, over all images; None: the logits are of all images.
     """
+    column_NB = logits_BN if column_NB is None else column_NB
     # (23) l_b = ( CE(row b, q_b) + CE(column b, q_b) ) / 2
-    return -(target_BB * (F.log_softmax(logits_BB, dim=1) + F.log_softmax(logits_BB, dim=0).T)).sum(1) / 2
+    return -(target_BN * (F.log_softmax(logits_BN, dim=1) + F.log_softmax(column_NB, dim=0).T)).sum(1) / 2
 
 
 def _kl_rows(first_BC: Tensor, second_BC: Tensor) -> Tensor:

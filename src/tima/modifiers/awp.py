@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from tima.config import AwpSettings
+from tima.distributed_sharding import length
 from tima.modifiers.base import Modifier, Params
 
 
@@ -33,11 +34,11 @@ def _perturbed(params: Params, gamma: float) -> Iterator[None]:
     kept = {}
     with torch.no_grad():
         for name, p in params.items():
-            if p.ndim < 2 or p.grad is None or not (length := float(p.grad.norm())) > 0:
+            if p.ndim < 2 or p.grad is None or not (size := length(p.grad)) > 0:
                 continue
             kept[name] = p.detach().clone()
             # (27) AWP: w + v, v = gamma ||w|| g / ||g||, a matrix at a time; g the gradient of the batch's loss at w
-            p.add_(p.grad, alpha=gamma * float(p.norm()) / length)
+            p.add_(p.grad, alpha=gamma * length(p.detach()) / size)
     try:
         yield
     finally:

@@ -10,8 +10,9 @@ Shapes: `B` images, `C` channels, `H, W` pixels.
 import torch
 from torch import Tensor
 
-from tima.attacks import LogitsFn, LossFn, fgsm, pgd
+from tima.attacks import LogitsFn, LossFn, fgsm, pgd, projections
 from tima.attacks.losses import find_loss
+from tima.attacks.projections import Generators
 from tima.config import AttackSettings
 from tima.errors import TrainingError
 
@@ -24,7 +25,7 @@ def inner_attack(
     eps: float,
     step_size: float,
     loss: str | LossFn,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor:
     """Adversarial images in [0, 1]; within eps but for `n-fgsm`, whose noise reaches further.
 
@@ -63,14 +64,14 @@ def n_fgsm(
     *,
     step_size: float,
     loss: str | LossFn,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> Tensor:
     """One signed step from a noisy image (de Jorge et al. 2022, arXiv 2202.01181). Not back into the ball: for training only.
 
     Raises:
         TrainingError: a gradient that is NaN or infinite.
     """
-    drawn_BCHW = torch.rand(image_BCHW.shape, generator=generator, device=generator.device).to(image_BCHW.device)
+    drawn_BCHW = projections.noise(image_BCHW, generator, "uniform")
     # (28) N-FGSM: x' = [x + eta]_[0,1], eta ~ U(-k eps, k eps);  x_adv = [x' + eps sign grad l(x')]_[0,1]
     start_BCHW = (image_BCHW + noise * (2 * drawn_BCHW - 1)).clamp(0, 1).requires_grad_(True)
     climbed = find_loss(loss)(logits_fn(start_BCHW), target_B).sum()
