@@ -50,12 +50,8 @@ class Team:
     def main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
-        """This process's slice: neighbours in the batch, sizes that differ by one at most."""
-        return self.shares(items)[self.rank]
-
     def shares(self, items: Sequence[T]) -> list[list[T]]:
-        """Every process's slice."""
+        """Every process's slice: neighbours, sizes that differ by one at most."""
         cuts = [len(part) for part in torch.arange(len(items)).tensor_split(self.size)]
         starts = [sum(cuts[:i]) for i in range(self.size)]
         return [list(items[start : start + n]) for start, n in zip(starts, cuts, strict=True)]
@@ -159,6 +155,15 @@ def gather_texts(texts: Sequence[str]) -> list[str]:
     """The texts of all processes, in the same order."""
     _team.busy = _team.group is not None
     return [text for part in _team.everyone(list(texts)) for text in part]
+
+
+def batch_mean(value_B: Tensor) -> Tensor:
+    """Mean over the images of all processes, as a constant: for losses that are measured in a unit of the batch's own."""
+    if _team.group is None:
+        return value_B.detach().mean()
+    _team.busy = True
+    total, n = _team.total([float(value_B.detach().sum()), len(value_B)])
+    return value_B.new_tensor(total / n)
 
 
 def batch_share(count: int, of: int) -> float:

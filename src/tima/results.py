@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA = "tima-result/4"
-READABLE = ("tima-result/1", "tima-result/2", "tima-result/3", SCHEMA)  # earlier ones lack what is optional in `_result_records.py`
+READABLE = (
+    "tima-result/1",
+    "tima-result/2",
+    "tima-result/3",
+    SCHEMA,
+)  # earlier ones lack what is optional in `_result_records.py`
 
 
 def result_path(folder: str | Path, dataset: str, protocol: Protocol) -> Path:

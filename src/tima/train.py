@@ -12,6 +12,7 @@ another number of processes draws the same numbers.
 """
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def train(
     averages = Averages(params, recipe.ema, recipe.mix, modifiers.adapters)
     state = _resume(out, state, params, optimizer, averages, team)
     if team.size > 1 and not shard:
-        objective, optimizer = accelerator.prepare(objective, optimizer)
+        with warnings.catch_warnings():  # torch 2.13 has another name for it, which earlier ones do not know
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+            objective, optimizer = accelerator.prepare(objective, optimizer)
     accelerator.init_trackers(PROJECT, config=tracker_config(recipe), init_kwargs=tracker_options(recipe.trackers, out))
     show, tracker = progress and team.main, accelerator.log
     log = TrainLog(out, recipe, state.step, show=show, write=team.main, tracker=tracker, team=team)

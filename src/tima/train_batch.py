@@ -6,7 +6,7 @@ number of parts has a say in it. Shapes: `B` images, `C` channels, `H, W` pixels
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from tima.errors import TrainingError
 from tima.schedule import batches, image_seeds, step_seed
 from tima.train_log import TrainLog
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class TrainBatch:
@@ -30,7 +32,8 @@ class TrainBatch:
         place_B: of each image in the step's whole batch; None: these are the whole batch.
         places: images in that batch, those that cannot be read among them.
         total: images of it that can be read, over all processes.
-        rows: how many of these each process holds.
+        rows: for each part of the batch, how many of these each process holds; empty: this is all of it, in no parts yet.
+        rank: which process this is.
     """
 
     image_BCHW: Tensor
@@ -40,25 +43,25 @@ class TrainBatch:
     place_B: Tensor | None = None
     places: int = 0
     total: int = 0
-    rows: tuple[int, ...] = ()
+    rows: tuple[tuple[int, ...], ...] = ()
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if self.place_B is None:
             n = len(self.label_B)
-            for name, value in (("place_B", torch.arange(n)), ("places", n), ("total", n), ("rows", (n,))):
+            for name, value in (("place_B", torch.arange(n)), ("places", n), ("total", n)):
                 object.__setattr__(self, name, value)
 
     def parts(self, count: int) -> list["TrainBatch"]:
-        """`count` pieces whose sizes differ by one at most, in order; fewer only where a process has fewer images than that."""
+        """`count` pieces whose sizes differ by one at most, in order; fewer only where there are fewer images."""
         assert self.place_B is not None
-        count = max(1, min(count, *self.rows))  # the same in every process: they would wait for each other for ever
-        sizes = [[len(piece) for piece in torch.arange(n).tensor_split(count)] for n in self.rows]
-        found = []
-        for part, row_B in enumerate(torch.arange(len(self.label_B)).tensor_split(count)):
+        rows = self.rows or tuple((len(part[0]),) for part in cut(range(len(self.label_B)), count, Team()))
+        found, start = [], 0
+        for part in rows:
+            row_B = torch.arange(start, start := start + part[self.rank])
             texts = None if self.captions is None else [self.captions[i] for i in row_B.tolist()]
-            rows = tuple(size[part] for size in sizes)
             piece = (self.image_BCHW[row_B], self.label_B[row_B], texts, self.classes, self.place_B[row_B])
-            found.append(TrainBatch(*piece, self.places, self.total, rows))
+            found.append(TrainBatch(*piece, self.places, self.total, (part,), self.rank))
         return found
 
     def pixels(self, recipe: TrainRecipe, step: int) -> Tensor:
@@ -80,6 +83,15 @@ class TrainBatch:
         return [torch.Generator(device).manual_seed(seeds[i]) for i in self.place_B.tolist()]
 
 
+def cut(items: Sequence[T], count: int, team: Team) -> list[list[list[T]]]:
+    """A batch in `count` parts, each in slices, one a process: what is seen together is so with any number of processes.
+
+    Fewer parts only where a process would go without an image in one: processes would wait for each other for ever.
+    """
+    count = max(1, min(count, len(items) // team.size))
+    return [team.shares(part) for part in Team(size=count).shares(items)]
+
+
 def stream(
     images: ImageSet, recipe: TrainRecipe, captions: bool, first: int, team: Team, log: TrainLog
 ) -> Iterator[tuple[int, TrainBatch]]:
@@ -96,12 +108,12 @@ def stream(
         raise TrainingError(
             f"A batch of {len(whole[0])} pictures cannot be shared by {team.size} processes. Take a larger batch_size or fewer."
         )
-    plan = [team.share(batch) for batch in whole]
+    plan = [_own(cut(batch, recipe.accumulate, team), team) for batch in whole]
     loader = iter(
         torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
     )
     for step, indices in enumerate(whole, start=first):
-        batch, mine = _read(loader, images, indices, team, log, step)
+        batch, parts = _read(loader, images, indices, recipe.accumulate, team, log, step)
         label_B, seed = images.label_B[indices], step_seed(recipe.seed, step, 3)  # the same in every process
         classes = draw_classes(len(images.class_names), label_B, recipe.max_classes, seed, correct=recipe.weigh_sample)
         place = {index: i for i, index in enumerate(indices)}
@@ -110,21 +122,26 @@ def stream(
         if captions:
             seed = step_seed(recipe.seed, step, 7000)
             texts = captions_of(images, batch.index_B, recipe.templates, seed, place_B, len(indices))
-        total, rows = sum(map(len, mine)), tuple(map(len, mine))
-        yield step, TrainBatch(batch.image_BCHW, batch.label_B, texts, classes, place_B, len(indices), total, rows)
+        rows = tuple(tuple(map(len, part)) for part in parts)
+        kind = (texts, classes, place_B, len(indices), sum(map(sum, rows)), rows, team.rank)
+        yield step, TrainBatch(batch.image_BCHW, batch.label_B, *kind)
+
+
+def _own(parts: list[list[list[int]]], team: Team) -> list[int]:
+    return [index for part in parts for index in part[team.rank]]
 
 
 def _read(
-    loader: Iterator[Any], images: ImageSet, indices: list[int], team: Team, log: TrainLog, step: int
-) -> tuple[Any, list[list[int]]]:
-    """This process's share of what can be read of a batch, and everyone's."""
+    loader: Iterator[Any], images: ImageSet, indices: list[int], count: int, team: Team, log: TrainLog, step: int
+) -> tuple[Any, list[list[list[int]]]]:
+    """This process's share of what can be read of a batch, and everyone's in each part."""
     batch, error = None, None
     try:
         batch = next(loader)
     except Exception as problem:
         error = problem
     if not team.check(error, len(batch.bad) if batch is not None else 0):
-        return batch, team.shares(indices)
+        return batch, cut(indices, count, team)
     assert batch is not None
     told = (
         team.everyone((batch.index_B.tolist(), batch.bad)) if team.group is not None else [(batch.index_B.tolist(), batch.bad)]
@@ -132,16 +149,18 @@ def _read(
     log.bad([image for _, bad in told for image in bad])
     good = {index for readable, _ in told for index in readable}
     if team.group is None:
-        good |= set(indices) - set(team.share(indices))  # a plan looked at alone knows nothing of the other slices
+        good |= set(indices) - set(
+            _own(cut(indices, count, team), team)
+        )  # a plan looked at alone knows nothing of the other slices
     kept = [index for index in indices if index in good]
     if len(kept) < team.size:
         known = "not one" if not kept else f"only {len(kept)}"
         needed = f", and {team.size} processes need one each" if kept else ""
         raise TrainingError(f"Step {step}: {known} of the batch's {len(indices)} pictures can be read{needed}.")
-    mine = team.shares(kept)
-    if mine[team.rank] != batch.index_B.tolist():
-        batch = images.collate(images.__getitems__(mine[team.rank]))
-    return batch, mine
+    parts = cut(kept, count, team)
+    if _own(parts, team) != batch.index_B.tolist():
+        batch = images.collate(images.__getitems__(_own(parts, team)))
+    return batch, parts
 
 
 def captions_of(

@@ -46,7 +46,7 @@ def update(
         optimizer.zero_grad(set_to_none=True)
         total, made = Outcome({}, 0, 0, adversarial=False), []
         for part, (piece, adv_BCHW) in enumerate(zip(parts, seen, strict=True)):
-            with _reduced(objective, last=part == len(parts) - 1), team.part(list(piece.rows)):
+            with _reduced(objective, last=part == len(parts) - 1), team.part(list(piece.rows[0])):
                 outcome, loss = _forward(objective, recipe, step, piece, eps, adv_BCHW, team, device, state, out)
                 share = len(piece.label_B) / batch.total
                 # a process's loss is its share of the batch's; what reduces gradients takes their mean, and wanted is the sum

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tima.distributed import batch_mean
 from tima.methods.class_pairs import pair_mean, pair_moments, pair_range
 
 P = ParamSpec("P")
@@ -202,7 +203,7 @@ def feature_distance(image_raw_BD: Tensor, teacher_raw_BD: Tensor) -> Tensor:
 def relative_feature_distance(image_raw_BD: Tensor, teacher_raw_BD: Tensor) -> Tensor:
     """That distance in units of the teacher's own mean squared length, so that it is 0 to about 1 for any tower. Ours."""
     # (30) anchor: sum_b || f(x_adv_b) - f0(x_b) ||_2^2 / sum_b || f0(x_b) ||_2^2
-    length = teacher_raw_BD.detach().square().sum(-1).mean().clamp_min(VARIANCE_FLOOR)
+    length = batch_mean(teacher_raw_BD.square().sum(-1)).clamp_min(VARIANCE_FLOOR)
     return (image_raw_BD - teacher_raw_BD).square().sum(-1).mean() / length
 
 
