@@ -459,5 +459,5 @@ def test_every_method_trains_in_the_trainer(name: str, tokenizer: Any, tmp_path:
         )
         for part in ("image", "text")
     }
-    assert moved == {"image": name != "zero-shot", "text": name in ("tima", "tima-v1")}
+    assert moved == {"image": name != "zero-shot", "text": name in ("tima", "tima-v1", "tima-plus")}
     train(recipe, tmp_path / "run", progress=False)  # complete: left as it is

@@ -112,7 +112,7 @@ def test_accelerate_reads_our_configurations(file: Path) -> None:
 def test_scripts_are_sound_and_name_settings_that_exist(file: Path) -> None:
     from torch.distributed.run import get_args_parser
 
-    from tima.config import TrainRecipe, apply_overrides, load_yaml, validate
+    from tima.config import TrainRecipe, apply_overrides, validate
 
     subprocess.run(["bash", "-n", str(file)], check=True)
     text = file.read_text().replace("\\\n", " ")
@@ -120,7 +120,7 @@ def test_scripts_are_sound_and_name_settings_that_exist(file: Path) -> None:
     words = command.partition(" #")[0].replace('"$@"', "").split()
     overrides = [w for w in words[words.index("train") :] if "=" in w and not w.startswith(("-", '"'))]
     assert overrides
-    validate(TrainRecipe, apply_overrides(load_yaml("tima"), overrides), file.name)
+    validate(TrainRecipe, apply_overrides({"method": "tima"}, overrides), file.name)
     if "torchrun" in words:
         options = words[words.index("torchrun") + 1 : words.index("-m")]
         numbers = [o.replace('"$SLURM_NNODES"', "4").replace('"', "") for o in options]

@@ -123,8 +123,9 @@ class Result(_Record):
 
     `grid`: side in pixels of the images that eps applies to. `images_sha256`: of every image that was evaluated, as the attack
     got it (see `tima.evaluation.fingerprint`). `repeat_difference`: largest difference between the logits of
-    two calls on the same images, 0 for a deterministic model. `duplicate_prompts`: groups of the set's classes that the model was
-    asked about with the same tokens; the protocol says what became of them. `fallbacks`: what had to be done otherwise than asked.
+    two calls on the same images, 0 for a deterministic model. `duplicate_prompts`: groups of the set's classes that the model
+    was asked about with the same tokens; the protocol says what became of them. `fallbacks`: what had to be done otherwise
+    than asked.
     """
 
     schema_: Literal["tima-result/1", "tima-result/2", "tima-result/3", "tima-result/4"] = Field(
