@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
-from test_shards import free_port
+from processes import free_port, leaves
 from training_together import difference, join, recipe, together, trained
 
 from tima.distributed import Team
@@ -87,6 +87,7 @@ def test_parts_are_the_whole_where_images_are_not_compared(world: dict[str, str]
 # what goes wrong ----------------------------------------------------------------------------------------------------
 
 
+@leaves
 def break_one(rank: int, size: int, port: int, world: dict[str, str], out: str) -> None:
     """NaN in one process; an error in its loader; a disk that is full for the one that writes; too small a batch."""
     import tima.checkpoint as checkpoint

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
+from processes import free_port, leaves
 from safetensors.torch import load_file
-from test_shards import free_port
 from training_together import difference, join, recipe, together, trained
 
 from tima.config import TrainRecipe
@@ -34,6 +34,7 @@ def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     return {"model": str(root / "model"), "data": str(root / "data")}
 
 
+@leaves
 def stop_then_go_on(rank: int, size: int, port: int, runs: dict[str, TrainRecipe], out: str) -> None:
     """Two processes with spread weights, stopped before step 5; the checkpoint is of step 4."""
     import tima.train as module
@@ -93,6 +94,7 @@ def test_who_asks_for_it(monkeypatch: pytest.MonkeyPatch, world: dict[str, str])
     assert asked_for(None) and not asked_for(False)
 
 
+@leaves
 def refused(rank: int, size: int, port: int, world: dict[str, str], out: str) -> None:
     join(rank, size, port)
     for name, changes in (("lora", {"lora": {"rank": 2}}), ("align", {"attack": {"align": 0.1}})):

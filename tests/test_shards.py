@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 from evaluating import agreeing_set, counts, protocol_for, same_arrays
+from processes import free_port, leaves
 
 from tima.errors import DataError
 from tima.evaluate import evaluate
@@ -22,6 +23,7 @@ PROTOCOL = protocol_for(eps="1/1020,2/255", adversarial_8bit=True)
 WORDS: dict[str, Any] = {"batch_size": 4, "gallery": 3, "progress": False}
 
 
+@leaves
 def work(rank: int, world_size: int, port: int, folder: str) -> None:
     """One of the processes that `torchrun` would start."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
@@ -41,14 +43,6 @@ def work(rank: int, world_size: int, port: int, folder: str) -> None:
     loose = evaluate(model, data, PROTOCOL, **WORDS)  # in a temporary folder that both must agree on
     assert counts(kept) == counts(loose)
     Path(folder, f"rank{rank}.json").write_text(str([world_size, *counts(kept)]))
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_two_processes_equal_one(tokenizer: Any, tmp_path: Path) -> None:
@@ -92,6 +86,7 @@ def test_torchrun_starts_the_command_line(tokenizer: Any, tmp_path: Path) -> Non
     assert [result.machine["processes"] for result in found if result.machine] == ["1", "2"]
 
 
+@leaves
 def fail_one_set(rank: int, world_size: int, port: int, folder: str) -> None:
     """Process 1 cannot judge the first set; the other waits for it in the middle of the clean pass."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from test_methods import make_step
 
-from tests.test_methods import make_step
 from tima.errors import TrainingError
 from tima.methods import find_method, terms
 from tima.methods.tima import Tima, TimaConfig

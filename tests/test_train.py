@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, png, write_image_folder
+from processes import leaves
 
 from tima._files import sha256_file
 from tima.config import TrainRecipe, train_recipe
@@ -262,6 +263,7 @@ def test_too_few_classes(world: dict[str, str], tmp_path: Path) -> None:
         train(recipe(world, data=str(tmp_path / "one")), tmp_path / "run", progress=False)
 
 
+@leaves
 def work(rank: int, world_size: int, port: int, settings: TrainRecipe, out: str) -> None:
     """One of the processes that `torchrun` would start; two runs, as a program that goes on after the first would have."""
     import os
@@ -280,8 +282,8 @@ def test_two_processes_learn_what_one_does(world: dict[str, str], tmp_path: Path
     the worst weights. Then a batch that is shared 5 to 4, in four parts: neither process waits for the other for ever. Nor for
     the gradient of DINOv2's mask token, which no embedding uses."""
     import transformers as hf
+    from processes import free_port
     from safetensors.torch import load_file
-    from test_shards import free_port
 
     from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 

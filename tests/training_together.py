@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processes import free_port, leaves
 from safetensors.torch import load_file
-from test_shards import free_port
 
 from tima.config import TrainRecipe
 from tima.train import train
@@ -26,6 +26,7 @@ def join(rank: int, size: int, port: int) -> None:
     torch.set_num_threads(1)
 
 
+@leaves
 def work(rank: int, size: int, port: int, runs: dict[str, TrainRecipe], out: str, shard: bool) -> None:
     join(rank, size, port)
     for name, settings in runs.items():

@@ -40,12 +40,26 @@ def main() -> None:
 
     try:
         app()
+    except SystemExit as end:  # how typer ends
+        if not end.code:
+            _leave_processes()
+        raise
     except TimaError as error:
         stderr().print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         stderr().print("\nstopped. What was written so far is whole; the same command goes on from there.")
         sys.exit(130)
+
+
+def _leave_processes() -> None:
+    """Several processes part before Python ends: gloo's threads, still running then, now and then abort a run that is done.
+
+    Only after success: others may wait for one that failed, and parting from them would wait too. The launcher ends those.
+    """
+    torch = sys.modules.get("torch")  # not imported for this
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _plain(text: str) -> str:
