@@ -36,6 +36,13 @@ def study(
     threads: Annotated[int | None, typer.Option(help="Threads of each worker; by default the cores shared out evenly.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print every run with its estimated cost, and stop.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            help="Kept file of this study, NAME.json, or a folder of such: what it holds was finished elsewhere and is not "
+            "done again. Once is enough; the study's folder remembers it."
+        ),
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Only make the pages, from stored results.")] = False,
     store: Annotated[
         Path | None, typer.Option(help="Folder for what is kept of each study, NAME.json; by default that of --out.")
@@ -46,7 +53,8 @@ def study(
     list_: Annotated[bool, typer.Option("--list", help="List the studies that come with the package.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from tima.study import collect, known_studies, load_study, run_study, write_report, write_store
+    from tima.study import adopt, collect, known_studies, load_study, run_study, write_report, write_store
+    from tima.study.known import FILE
 
     if list_:
         for name in known_studies():
@@ -60,6 +68,8 @@ def study(
         chosen = load_study(name, changes)
         folder = out / chosen.name
         path = (store or out) / f"{chosen.name}.json"
+        if known is not None:
+            adopt(folder, known / f"{chosen.name}.json" if known.is_dir() else known, chosen.name)
         if plan:
             from tima.study.plan import show_plan
 
@@ -70,7 +80,7 @@ def study(
             for title, why in outcome.failed.items():
                 stderr().print(f"[bold yellow]failed[/] {title}: {why}", highlight=False)
             failed += len(outcome.failed)
-        if (folder / "runs").is_dir():
+        if (folder / "runs").is_dir() or (folder / FILE).is_file():
             write_store(path, collect(chosen, folder))
         kept.append(path)
     if plan:

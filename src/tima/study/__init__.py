@@ -6,6 +6,7 @@ run_study(study, "runs/study/nano-quick", workers=2)
 write_report(["docs/study/nano-quick.json"], "docs/results.md")
 """
 
+from tima.study.known import adopt
 from tima.study.records import Store, read_store, write_store
 from tima.study.report import write_report
 from tima.study.run import Outcome, run_study
@@ -16,6 +17,7 @@ __all__ = [
     "Outcome",
     "Store",
     "Study",
+    "adopt",
     "collect",
     "known_studies",
     "load_study",

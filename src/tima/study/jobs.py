@@ -1,6 +1,6 @@
 """What is left to do: trainings and evaluations whose prerequisites are there, in the order of the file."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,32 +85,43 @@ def _rough_finals(study: Study, name: str) -> list[Training]:
 
 
 def _all(study: Study, state: State) -> Iterator[Progress]:
-    for name in study.rows:
-        for training in trials(study, name):
-            yield _training(TRIAL, training, state)
     headline = headline_rows(study, state)
     runs = trainings(study, state)
+    judged = [(e, protocol_of(e)) for e in study.evaluate]
+
+    def lacking(training: Training) -> bool:
+        """Known from elsewhere, but something is to be judged for which its weights are needed."""
+        mine = [(data, p) for e, p in judged if wanted(study, e, training, headline) for data in e.data]
+        return not all(state.evaluated(training.key, data, p) for data, p in mine)
+
+    again = {run.key for run in runs if state.summary_here(run.key) is None and lacking(run)}
+    for name in study.rows:
+        for training in trials(study, name):
+            yield _training(TRIAL, training, state, again)
     # first runs of all rows before more seeds: a study that is stopped early holds a whole comparison
     runs.sort(key=lambda t: t.recipe.seed not in first_seeds(study, t.row)[:1])
     for training in runs:
-        yield _training(TRAIN, training, state)
-    for evaluation in study.evaluate:
-        protocol = protocol_of(evaluation)
+        yield _training(TRAIN, training, state, again)
+    for evaluation, protocol in judged:
         for training in runs:
             if wanted(study, evaluation, training, headline):
                 yield _evaluation(training, evaluation, protocol, state)
 
 
-def _training(kind: str, training: Training, state: State) -> Progress:
+def _training(kind: str, training: Training, state: State, again: Collection[str]) -> Progress:
+    """`again`: keys of runs whose weights are needed here."""
     job = Job(kind, training)
-    if state.summary(training.key) is not None:
+    known = state.known is not None and (training.key in state.known.trials or state.known.summary(training.key) is not None)
+    if state.summary_here(training.key) is not None or (known and training.key not in again):
         return Progress(job, "done")
     return Progress(job, "failed" if state.failure(training.key, "train") is not None else "todo")
 
 
 def _evaluation(training: Training, evaluation: Evaluation, protocol: Protocol, state: State) -> Progress:
     job = Job(EVALUATE, training, evaluation, protocol)
-    if state.summary(training.key) is None:
+    if all(state.evaluated(training.key, data, protocol) for data in evaluation.data):
+        return Progress(job, "done")
+    if state.summary_here(training.key) is None:
         return Progress(job, "failed" if state.failure(training.key, "train") is not None else "waiting")
     failed = 0
     for data in evaluation.data:

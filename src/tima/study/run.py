@@ -186,7 +186,7 @@ class _Course:
         failure = Failure("crash", f"The process ended with {why}{hint}. See log.txt in the run's folder.")
         job = worker.job
         if job.protocol is None:
-            if self.state.summary(job.training.key) is None:
+            if self.state.summary_here(job.training.key) is None:
                 self.state.fail(job.training.key, "train", failure)
             return
         assert job.evaluation is not None

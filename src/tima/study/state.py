@@ -1,10 +1,12 @@
 """Where a study stands, read from its files alone: what is finished, what failed, and which settings each search chose.
 
-Nothing is kept besides the runs' own files, so that a study which was killed at any moment goes on from what is whole.
+Nothing is kept besides the runs' own files, so that a study which was killed at any moment goes on from what is whole. What was
+finished on another machine may stand beside them (`known.py`); the folder's own files come before it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from tima._reading import read_json_object
 from tima.protocols import Protocol
 from tima.results import result_path
 from tima.study.expand import Training, finals, first_seeds, headline_seeds, trials
+from tima.study.known import Known, read_known, trained_weights
+from tima.study.records import KeptResult
 from tima.study.schema import Study
 
 COLLAPSED = "collapsed"
@@ -53,11 +57,21 @@ class State:
     _summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     _complete: set[Path] = field(default_factory=set)
 
+    @cached_property
+    def known(self) -> Known | None:
+        """What was finished elsewhere."""
+        return read_known(self.folder)
+
     def run(self, key: str) -> Path:
         return self.folder / "runs" / key
 
     def summary(self, key: str) -> dict[str, Any] | None:
-        """`summary.json` of a finished training.
+        """What a finished training says of itself, here or elsewhere."""
+        found = self.summary_here(key)
+        return self.known.summary(key) if found is None and self.known is not None else found
+
+    def summary_here(self, key: str) -> dict[str, Any] | None:
+        """`summary.json` of a training that was finished in this folder: its weights are here, too.
 
         Raises:
             ResultError: it is there and cannot be read.
@@ -70,11 +84,22 @@ class State:
         return self._summaries[key]
 
     def evaluated(self, key: str, data: str, protocol: Protocol) -> bool:
-        """Is there a complete result?"""
+        """Is there a complete result, here or elsewhere?"""
+        return self.evaluated_here(key, data, protocol) or self.known_result(key, data, protocol) is not None
+
+    def evaluated_here(self, key: str, data: str, protocol: Protocol) -> bool:
+        """Is there a complete result in this folder?"""
         path = self.result(key, data, protocol)
         if path not in self._complete and path.is_file() and read_object(path).get("complete"):
             self._complete.add(path)
         return path in self._complete
+
+    def known_result(self, key: str, data: str, protocol: Protocol) -> KeptResult | None:
+        """The result from elsewhere, if the run was not trained here since, or with the same weights as its outcome."""
+        found = self.known.result(key, set_name(data), protocol.sha256) if self.known is not None else None
+        if found is None or self.summary_here(key) is None or found.checkpoint_sha256 == trained_weights(self.run(key)):
+            return found
+        return None
 
     def result(self, key: str, data: str, protocol: Protocol) -> Path:
         return result_path(self.run(key), set_name(data), protocol)
@@ -133,6 +158,11 @@ def choose(study: Study, name: str, state: State) -> Choice | None:
     notes: list[str] = []
     for training in tried:
         summary, failed = state.summary(training.key), state.failure(training.key, "train")
+        if summary is None and state.known is not None and training.key in state.known.trials:
+            value, note = state.known.trials[training.key]
+            scores.append(value)
+            notes.append(note)
+            continue
         if summary is None and failed is None:
             return None
         bad = str(failed) if summary is None else COLLAPSED if collapsed(summary) else ""

@@ -65,11 +65,10 @@ def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -
     what = "open" if failed is None else "failed"
     if summary is not None:
         what = "collapsed" if collapsed(summary) else "finished"
-    results = [
-        _result(state.result(training.key, data, protocol), protocol, state)
-        for data, protocol in wanted
-        if state.evaluated(training.key, data, protocol)
-    ]
+    results = [found for data, protocol in wanted if (found := _found(training.key, data, protocol, state)) is not None]
+    elsewhere = state.known.runs.get(training.key) if state.known is not None else None
+    if elsewhere is not None and state.summary_here(training.key) is None:
+        return elsewhere.model_copy(update={"row": training.row, "results": results})
     cost = folder / "cost.json"
     return KeptRun(
         row=training.row,
@@ -82,7 +81,10 @@ def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -
         recipe_sha256=str((summary or {}).get("recipe_sha256", "")),
         summary={key: summary[key] for key in SUMMARY if key in summary} if summary is not None else {},
         cost=read_object(cost) if cost.is_file() else {},
-        texts={path.stem: read_object(path) for path in sorted(folder.glob("texts/*.json"))},
+        texts={
+            **(elsewhere.texts if elsewhere is not None else {}),  # of sets whose outcomes are from there
+            **{path.stem: read_object(path) for path in sorted(folder.glob("texts/*.json"))},
+        },
         results=results,
         failures=_failures(folder),
     )
@@ -92,6 +94,12 @@ def _failures(folder: Path) -> list[KeptFailure]:
     """First lines only: the rest says where things lie on the machine that it happened on."""
     found = [read_object(path) for path in sorted(folder.glob("failures/*.json"))]
     return [KeptFailure(what=f["what"], kind=f["kind"], message=str(f["message"]).partition("\n")[0]) for f in found]
+
+
+def _found(key: str, data: str, protocol: Protocol, state: State) -> KeptResult | None:
+    if state.evaluated_here(key, data, protocol):
+        return _result(state.result(key, data, protocol), protocol, state)
+    return state.known_result(key, data, protocol)
 
 
 def _result(path: Path, protocol: Protocol, state: State) -> KeptResult:

@@ -1,0 +1,85 @@
+"""A study that goes on from a kept file alone, as on another machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studying import build_world, same, study_values, write_study
+from typer.testing import CliRunner
+
+from tima.cli import app
+from tima.errors import ResultError
+from tima.study import Study, adopt, collect, load_study, read_store, run_study, write_store
+
+
+@pytest.fixture(scope="module")
+def world(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_world(tokenizer, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def kept(world: Path) -> Path:
+    """A finished study of one seed."""
+    study = toy(world)
+    assert run_study(study, world / "first", workers=0, progress=False).failed == {}
+    write_store(world / "toy.json", collect(study, world / "first"))
+    return world / "toy.json"
+
+
+def toy(world: Path, **changes: Any) -> Study:
+    return load_study(write_study(world / "toy.yaml", study_values(world, **{"seeds": [0], **changes})))
+
+
+def test_nothing_is_done_twice(world: Path, kept: Path, tmp_path: Path) -> None:
+    adopt(tmp_path, kept, "toy")
+    outcome = run_study(toy(world), tmp_path, workers=0, progress=False)
+    assert outcome.finished == [] and outcome.failed == {} and not (tmp_path / "runs").exists()
+    found, before = collect(toy(world), tmp_path).model_dump(), read_store(kept).model_dump()
+    assert {k: v for k, v in found.items() if v != before[k]} == {}
+
+
+def test_only_the_new_seed_is_run(world: Path, kept: Path, tmp_path: Path) -> None:
+    adopt(tmp_path, kept, "toy")
+    wider = toy(world, seeds=[0, 1])
+    finished = run_study(wider, tmp_path, workers=0, progress=False).finished
+    assert len(finished) == 4 and all("seed 1" in title for title in finished)
+    found = collect(wider, tmp_path)
+    first = {run.key: run for run in read_store(kept).runs}
+    assert [run == first[run.key] for run in found.runs if run.seed == 0] == [True, True]
+    assert run_study(wider, world / "whole", workers=0, progress=False).failed == {}
+    assert same(found) == same(collect(wider, world / "whole")), "settings of the search came from the file"
+
+
+def test_another_protocol_needs_the_weights(world: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained again, and the outcomes known of these weights stay; of other weights they do not."""
+    values = study_values(world)["evaluate"]
+    asked = [*values, {**values[0], "protocol": "demo", "changes": {"eps": ["2/255"], "samples": 12, "health_probe": 0}}]
+    more = toy(world, evaluate=asked)
+    adopt(tmp_path / "same", kept, "toy")
+    finished = run_study(more, tmp_path / "same", workers=0, progress=False).finished
+    assert len(finished) == 2 + 2 and sum("train" in title for title in finished) == 2
+    results = [result for run in collect(more, tmp_path / "same").runs for result in run.results]
+    known = {result.sha256 for run in read_store(kept).runs for result in run.results}
+    assert len(results) == 2 * 6 and len([r for r in results if r.sha256 in known]) == 6
+
+    monkeypatch.setattr("tima.study.state.trained_weights", lambda run: "others")
+    adopt(tmp_path / "other", kept, "toy")
+    assert len(run_study(more, tmp_path / "other", workers=0, progress=False).finished) == 2 + 4
+    results = [result for run in collect(more, tmp_path / "other").runs for result in run.results]
+    assert len(results) == 2 * 6 and not [r for r in results if r.sha256 in known]
+
+
+def test_a_file_of_another_study_is_refused(world: Path, kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="is of the study 'toy', not of 'other'"):
+        adopt(tmp_path, kept, "other")
+    with pytest.raises(ResultError, match="cannot be read"):
+        adopt(tmp_path, tmp_path / "nothing.json", "toy")
+    assert not (tmp_path / "known.json").exists()
+
+
+def test_on_the_command_line(world: Path, kept: Path, tmp_path: Path) -> None:
+    toy(world)
+    words = ["study", str(world / "toy.yaml"), "--known", str(kept.parent), "--out", str(tmp_path), "--quiet", "--workers", "0"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert read_store(tmp_path / "toy.json") == read_store(kept) and (tmp_path / "results.md").is_file()
