@@ -24,7 +24,7 @@ from tima.data.field import FieldEntry, Source, field_entry, field_sets, sixteen
 from tima.data.get import get
 from tima.data.manifest import FILE, verify_manifest, write_manifest
 from tima.data.names import parse_name, set_name
-from tima.data.table import EMBEDDED, ZERO_SHOT, expand_sets, find_data
+from tima.data.table import EMBEDDED, ZERO_SHOT, expand_sets, find_data, licence_of
 from tima.data.unpack import unpack
 from tima.errors import DataError, TimaError
 
@@ -83,6 +83,23 @@ def test_the_table_refuses_a_key_that_it_does_not_know(monkeypatch: pytest.Monke
         FieldEntry(name="dtd", **values, colour="red")
     with pytest.raises(ValueError, match="md5"):
         Source(url="https://x/y.tar", md5="abc")
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("pictures", "MIT and public domain"),
+        ("pets:train", "CC BY-SA 4.0"),
+        ("hf:timm/oxford-iiit-pet", "CC BY-SA 4.0"),
+        ("wds:https://huggingface.co/datasets/clip-benchmark/wds_vtab-pets/tree/main", "CC BY-SA 4.0"),
+        ("/home/ada/pictures", None),
+        ("wds:/home/ada/pets", None),
+        ("hf:ada/pets", None),
+        ("given (96 pictures in memory, abc)", None),
+    ],
+)
+def test_licences_are_those_of_the_set_itself_and_of_no_namesake(name: str, licence: str | None) -> None:
+    assert licence_of(name) == licence
 
 
 def test_groups_of_sets() -> None:
@@ -403,6 +420,17 @@ def test_check_of_half_a_set_is_not_missing_but_wrong(tmp_path: Path) -> None:
     assert found.verdict == "wrong" and any("tima data get food101" in one.words for one in found.findings)
 
 
+def test_check_of_a_training_split_is_a_note_where_it_is_missing_and_wrong_where_it_is_damaged(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "data")
+    batch = next((tmp_path / "data").rglob("data_batch_2"))
+    batch.write_bytes(batch.read_bytes()[:40])
+    assert any(line.startswith("train: ") and "data_batch_2 is damaged" in line for line in words("cifar10-full")["wrong"])
+    batch.unlink()
+    found = words("cifar10-full")
+    assert any(line.startswith("train: ") and "data_batch_2 is missing" in line for line in found["note"])
+    assert not [line for line in found["wrong"] if line.startswith("train: ")]
+
+
 # the command -------------------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +450,14 @@ def test_the_command_lists_and_shows(tmp_path: Path) -> None:
     assert code == 0 and all(piece in out for piece in ("CC BY-SA 4.0", "mean per class", "2.70 %", "hf:timm/oxford-iiit-pet"))
     assert "95a8c909bbe2e81eed6a22bccdf3f68f" in out
     assert f"{tmp_path}/data/imagenet/val/n01440764/ILSVRC2012_val_00000293.JPEG" in tima("data", "show", "imagenet")[1]
+    code, out = tima("data", "show", "cifar10")
+    assert code == 0 and all(
+        piece in out for piece in ("2,000", "10.00 %", "airplane", "none stated", "no run may train on it")
+    )
+    assert tima("data", "get", "cifar10") == (
+        1,
+        "'cifar10' is embedded in the package, so there is nothing to fetch: --data cifar10",
+    )
 
 
 def test_the_command_shows_the_licence_and_waits_for_yes(

@@ -324,6 +324,22 @@ def test_the_card_names_what_was_added_to_the_method(tiny_clip: HuggingFaceEncod
     assert "TIMA + features" in card_of(export_model(model, "hf", tmp_path / "again", run=run))[1]
 
 
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ("tiny-imagenet", "`tiny-imagenet`; licence: none stated; pictures from ImageNet, for non-commercial research."),
+        ("wds:/data/wds_vtab-pets:train", "`pets`; licence: CC BY-SA 4.0."),
+        ("hf:uoft-cs/cifar100", "`cifar100`; licence: none stated; cite Krizhevsky 2009."),
+        ("/home/ada/pictures", "`pictures`; licence: not known to tima, state it before you publish."),
+    ],
+)
+def test_the_card_states_the_licence_of_the_training_set(data: str, line: str) -> None:
+    from tima.export.card_text import licences
+    from tima.export.story import Story
+
+    assert f"- Training data: {line}" in "\n".join(licences(Story("x", "tima", "nano", recipe={"data": data})))
+
+
 def test_two_protocols_of_one_name_are_told_apart(run_folder: Path) -> None:
     from tima.export.card_text import protocols, result_tables
     from tima.export.story import Story

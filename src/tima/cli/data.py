@@ -63,14 +63,16 @@ def list_sets() -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A set of the field.")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="An embedded set, or one of the field.")]) -> None:
     """All that the table says about a set, and where it is or how to get it."""
-    from rich.table import Table
     from rich.text import Text
 
     from tima.data.field import field_entry
     from tima.data.places import data_home
+    from tima.data.table import EMBEDDED
 
+    if name in EMBEDDED:
+        return _print_rows(_embedded_rows(name))
     entry = field_entry(name)
     here = _where(entry)
     rows = {
@@ -92,11 +94,7 @@ def show(name: Annotated[str, typer.Argument(help="A set of the field.")]) -> No
         "folder names": ", ".join(entry.places),
         "here": str(here) if here else "missing",
     }
-    table = Table(box=None, show_header=False)
-    for key, value in rows.items():
-        if value:
-            table.add_row(Text(key, style="bold"), Text(value, overflow="fold"))
-    stdout().print(table, highlight=False)
+    _print_rows(rows)
     stdout().print("\n[bold]how to get it[/]", highlight=False)
     stdout().print(Text(entry.how(str(data_home()))), highlight=False, soft_wrap=True)
 
@@ -120,7 +118,10 @@ def get(
     from tima.data.field import field_entry
     from tima.data.get import get as get_set
     from tima.data.places import data_home
+    from tima.data.table import EMBEDDED
 
+    if name in EMBEDDED:
+        raise DataError(f"'{name}' is embedded in the package, so there is nothing to fetch: --data {name}")
     entry, root = field_entry(name), to or data_home()
     if not entry.sources and not shards:
         raise DataError(f"{entry.title} has no public download.\n{entry.how(str(root))}")
@@ -180,6 +181,36 @@ def _print(found: "Checked") -> None:
     for one in found.findings:
         words = escape(one.words).replace("\n", "\n    ")
         stdout().print(f"  [{STYLE[one.verdict]}]{one.verdict}[/] {escape(one.what)}: {words}", highlight=False, soft_wrap=True)
+
+
+def _embedded_rows(name: str) -> dict[str, str]:
+    from tima.data.table import EMBEDDED, find_data
+
+    entry = EMBEDDED[name]
+    images = find_data(name, "train" if entry.domain == "train" else None)
+    return {
+        "title": entry.name,
+        "what it is": entry.about,
+        "role": "the embedded training set" if entry.domain == "train" else "zero-shot: no run may train on it",
+        "classes": str(len(images.class_names)),
+        "images": f"{len(images):,}",
+        "chance": f"{100 / len(images.class_names):.2f} %",
+        "templates": " | ".join(images.templates),
+        "class names": ", ".join(images.class_names),
+        "licence": entry.licence,
+        "here": "embedded in the package",
+    }
+
+
+def _print_rows(rows: dict[str, str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False)
+    for key, value in rows.items():
+        if value:
+            table.add_row(Text(key, style="bold"), Text(value, overflow="fold"))
+    stdout().print(table, highlight=False)
 
 
 def _where(entry: "FieldEntry") -> Path | None:

@@ -1,5 +1,6 @@
 """`check`: is a set whole? Counts, checksums, class names, and whether the pictures decode, in words a person can act on."""
 
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from tima.data.table import EMBEDDED, find_data, places_of
 from tima.errors import DataError
 
 Verdict = Literal["ok", "note", "wrong", "missing"]
+_DAMAGED = re.compile(r"is damaged|no readable|not a readable")
 
 
 @dataclass
@@ -69,7 +71,8 @@ def check(name: str, *, entry: FieldEntry | None = None, samples: int | None = 5
             images = _open(f"{scheme}:{place}" if scheme else place, asked, entry, image_size)
         except DataError as error:
             absent = " is not here. " in str(error) or " was not found. " in str(error)
-            optional = number > 0 and one != split  # only the split that is evaluated must be there
+            # only the split that is evaluated must be there; one that is there must not be damaged
+            optional = number > 0 and one != split and not _DAMAGED.search(str(error))
             found.say(
                 label, "note" if optional else "missing" if absent else "wrong", _brief(str(error)) if optional else str(error)
             )

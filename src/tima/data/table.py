@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tima.data.field import FieldEntry, field_sets, sixteen
 from tima.data.image_set import DEFAULT_TEMPLATES, ImageSet
-from tima.data.names import parse_name
+from tima.data.names import parse_name, set_name
 from tima.data.places import data_home, data_roots
 from tima.errors import DataError
 
@@ -38,6 +38,22 @@ ZERO_SHOT = [entry.name for entry in EMBEDDED.values() if entry.domain == "zero-
 def known_sets() -> list[DataEntry]:
     """The embedded data sets."""
     return list(EMBEDDED.values())
+
+
+def licence_of(name: str) -> str | None:
+    """What the tables say of the licence of a set, by the name it was asked for; None where they say nothing.
+
+    Anybody's folder may be called `pictures` or `dtd`, so a path says nothing; CLIP_benchmark's `wds_...` and a hub's full
+    name do.
+    """
+    scheme, place, _ = parse_name(name)
+    if scheme == "hf":
+        entry = next((e for e in field_sets().values() if e.hub == place.partition("@")[0]), None)
+        return entry.licence if entry else None
+    if scheme == "wds" and "wds_" in place:
+        place = set_name(name)
+    found = EMBEDDED.get(place) or field_sets().get(place)
+    return found.licence if found else None
 
 
 def embedded_folder() -> Path:

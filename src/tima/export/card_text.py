@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tima.data.table import known_sets
+from tima.data.names import set_name
+from tima.data.table import licence_of
 from tima.export.story import Story, public_name
 from tima.models import DualEncoder
 from tima.results import Result
@@ -142,10 +143,8 @@ def licences(story: Story) -> list[str]:
     ]
     data = story.recipe.get("data")
     if data:
-        name = str(data).split(":")[0]
-        licence = next((entry.licence for entry in known_sets() if entry.name == name), None)
-        shown = public_name(name)
-        lines.append(f"- Training data: `{shown}`; licence: {licence or 'not known to tima, state it before you publish'}.")
+        licence = licence_of(str(data)) or "not known to tima, state it before you publish"
+        lines.append(f"- Training data: `{set_name(str(data))}`; licence: {licence}.")
     lines += (
         [f"- Evaluated on: {', '.join(dict.fromkeys(f'`{result.dataset}`' for result in story.results))}."]
         if story.results
