@@ -155,3 +155,19 @@ def test_protocols_of_the_same_weights_in_one_table(rich: list[Path], tmp_path: 
     path.write_text(json.dumps(record | {"checkpoint_sha256": "cd" * 32}))
     with pytest.raises(ResultError, match="different weights"):
         compare_protocols(rich[0])
+
+
+def test_a_table_is_asked_for_by_the_name_of_its_file(rich: list[Path], tmp_path: Path) -> None:
+    names = [str(run) for run in rich]
+    for suffix, sign in (
+        (".md", "| data | model |"),
+        (".csv", "protocol,"),
+        (".tex", "\\begin{table}"),
+        (".html", "<!doctype"),
+    ):
+        done = CliRunner().invoke(app, ["report", *names, "--out", str(tmp_path / f"t{suffix}")])
+        assert done.exit_code == 0 and sign in (tmp_path / f"t{suffix}").read_text(), suffix
+        assert ("<!doctype" in (tmp_path / f"t{suffix}").read_text()) == (suffix == ".html")
+    with pytest.raises(ResultError, match="would be the page and one of its tables at once"):
+        report(rich, tmp_path / "other.md")
+    assert not list(tmp_path.glob("other*"))

@@ -29,7 +29,9 @@ def report(
         Path | None, typer.Option("--out", "-o", help="File to write; beside an HTML page go .md, .csv and .json tables.")
     ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Robust zero-shot accuracy",
-    style: Annotated[Format | None, typer.Option("--format", "-f", help="The page, or only a table.")] = None,
+    style: Annotated[
+        Format | None, typer.Option("--format", "-f", help="The page, or only a table; by default what --out ends in.")
+    ] = None,
     protocols: Annotated[
         Path | None,
         typer.Option("--compare-protocols", help="One run folder: the same weights under every protocol it was judged by."),
@@ -43,6 +45,7 @@ def report(
     from tima.report import terminal_table, write_protocols, write_table
     from tima.report.formats import SUFFIX
 
+    style = style or _format_of(out, SUFFIX)
     if (protocols is None) == (not runs):
         raise ResultError("Name run folders, or one with --compare-protocols, not both: tima report runs/demo/tima")
     if watch:
@@ -65,6 +68,12 @@ def report(
         target = out or runs[0] / f"report{SUFFIX[chosen.value]}"
         page = make(runs, target, title=title) if chosen is Format.html else write_table(runs, target, chosen.value)
     stdout().print(f"Report: [bold]{page}[/]", highlight=False)
+
+
+def _format_of(out: Path | None, suffixes: dict[str, str]) -> Format | None:
+    """What the file's name asks for: a page called `table.md` would have its own Markdown table written over it."""
+    found = next((name for name, suffix in suffixes.items() if out is not None and out.suffix.lower() == suffix), None)
+    return None if found is None else Format(found)
 
 
 def _watch(runs: list[Path], out: Path, title: str, every: float) -> Path:

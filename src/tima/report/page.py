@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tima._files import write_text
+from tima.errors import ResultError
 from tima.report.compare import compare
 from tima.report.comparison import Block, Cell, Comparison
 from tima.report.curves import curve
@@ -69,13 +70,15 @@ def report(
         Path of the page.
 
     Raises:
-        ResultError: a folder that is not there, or a file in it that cannot be read.
+        ResultError: a folder that is not there, or a file in it that cannot be read; a page named like one of its tables.
         TimaError: the page could not be written.
     """
+    page = Path(out) / "report.html" if Path(out).is_dir() or not Path(out).suffix else Path(out)
+    if page.suffix.lower() in (".md", ".csv", ".json"):
+        raise ResultError(f"{page} would be the page and one of its tables at once. Let the page's name end in .html.")
     runs = read_runs(run_folders)
     comparisons = compare(runs)
     warnings = warnings_of(comparisons, runs)
-    page = Path(out) / "report.html" if Path(out).is_dir() or not Path(out).suffix else Path(out)
     write_text(page.with_suffix(".md"), f"# {title}\n\n{markdown(comparisons, warnings)}")
     write_text(page.with_suffix(".csv"), csv_table(comparisons))
     records = [record for c in comparisons for record in difference_records(c, paired(c))]
