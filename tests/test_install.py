@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "tima"
+sys.path.insert(0, str(ROOT / "tools"))
+import measure_start  # noqa: E402
 
 
 def python(code: str) -> str:
@@ -40,6 +42,12 @@ def test_help_of_the_whole_and_of_each_command_loads_no_torch() -> None:
         "print('all')"
     )
     assert python(code).strip() == "all"
+
+
+def test_help_takes_less_than_a_second() -> None:
+    """Of processor time, the best of three: a machine that does other work makes the clock on the wall say more."""
+    best = min(measure_start.processor_s(sys.executable, "-m", "tima", "--help") for _ in range(3))
+    assert best < 1.0, f"tima --help takes {best:.2f} s"
 
 
 def test_completion_answers_as_the_shell_asks() -> None:
