@@ -258,6 +258,22 @@ def check_problem(answer: httpx.Response, status: int, where: str) -> None:
         assert answer.headers[name] == value
 
 
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("cat, dog", ["cat", "dog"]),
+        ("cat\ndog", ["cat", "dog"]),
+        ("bow tie, bow-tie\r\ncat\r\n", ["bow tie, bow-tie", "cat"]),
+        ("bow tie, bow-tie\n", ["bow tie, bow-tie"]),
+    ],
+)
+def test_a_class_name_may_hold_a_comma(app: Any, text: str, classes: list[str]) -> None:
+    async def work(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post("/v1/classify", data={"classes": text}, files={"image": ("p", picture())})
+
+    assert ask(app, work).json()["classes"] == classes
+
+
 def test_what_cannot_be_meant_is_refused_with_the_reason(app: Any) -> None:
     async def work(client: httpx.AsyncClient) -> dict[str, httpx.Response]:
         return {name: await post(client, f"/v1/{p}", image, **fields) for name, (p, fields, image, _, _) in REFUSED.items()}

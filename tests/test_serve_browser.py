@@ -149,6 +149,29 @@ def test_own_picture_own_classes_attack(page: Any, server: Server) -> None:
     page.wait_for_selector(".triple", state="detached")
 
 
+def test_an_attack_is_of_what_is_on_the_page_now(page: Any) -> None:
+    """Pressed right after a change, before its answers came: what is shown before and after is of the new picture and names."""
+    page.get_by_role("button", name="Attack").click()
+    page.wait_for_selector(".triple")
+    page.set_input_files("#file", {"name": "new.png", "mimeType": "image/png", "buffer": picture(size=(48, 48), seed=11)})
+    page.get_by_label("Names, one a line").fill("bow tie, bow-tie\ncat\ndog")
+    with page.expect_response("**/v1/attack") as asked:
+        page.get_by_role("button", name="Attack").click()
+    found = asked.value.json()
+    assert found["classes"] == ["bow tie, bow-tie", "cat", "dog"]
+    until(page, "document.querySelectorAll('.answer .bars li').length === 6")
+    for card, result in zip(page.locator(".answer").all(), found["results"], strict=True):
+        source = card.locator(".triple img").first.get_attribute("src")
+        assert source == f"data:image/png;base64,{result['images']['clean']}"
+        before = dict(zip(found["classes"], result["clean"]["probabilities"], strict=True))
+        for row in card.locator(".bars li").all():
+            said = row.locator(".value .unseen").inner_text()
+            share = float(said.removeprefix(", ").split("\u00a0")[0])
+            assert abs(share - 100 * before[row.locator(".name").inner_text()]) <= 0.5, said
+    page.wait_for_timeout(700)  # nothing that was due comes late and takes the attack away
+    assert page.locator(".triple").count() == 2
+
+
 def test_problems_are_said_and_go_away(page: Any) -> None:
     page.get_by_label("Names, one a line").fill("cat\ncat")
     alert = page.locator("#problem")

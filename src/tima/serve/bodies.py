@@ -75,6 +75,9 @@ async def _form(request: Request, limits: Limits) -> dict[str, Any]:
 
 
 def _split(text: str, commas: bool) -> list[str]:
-    """Parts of a list field; templates are sentences, which may hold commas."""
-    lines = text.replace(",", "\n") if commas else text
+    """Parts of a list field: lines, or what stands between commas where there is one line and it is no sentence.
+
+    A line that ends with a line break keeps its commas: "bow tie, bow-tie, bowtie" is one class of ImageNet.
+    """
+    lines = text.replace(",", "\n") if commas and "\n" not in text else text
     return [part.strip() for part in lines.splitlines() if part.strip()]

@@ -16,7 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    classes: list[str] = Field(description="class names, no two alike; in a form separated by commas or lines")
+    classes: list[str] = Field(description="class names, no two alike; in a form one a line, or one line with commas between")
     templates: list[str] = Field(default=[], description="prompts with {c}; by default 'a photo of a {c}.'")
     models: Ids = None
 

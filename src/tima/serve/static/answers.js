@@ -9,6 +9,7 @@ let answers = null; // of /v1/classify
 let attacked = null; // of /v1/attack, null once it no longer fits what is shown
 let running = null;
 let all = false;
+const soon = debounce(() => look(), 60);
 
 export function startAnswers() {
   const eps = byId("eps");
@@ -25,7 +26,6 @@ export function startAnswers() {
     event.preventDefault();
     runAttack();
   });
-  const soon = debounce(look, 60);
   onChange((parts) => {
     if (parts.includes("limits")) {
       eps.max = Math.min(16, Math.round(state.limits.eps * 255));
@@ -57,7 +57,6 @@ function goals() {
 function begin() {
   running?.abort();
   running = new AbortController();
-  complain(byId("problem"), null);
   byId("answers").setAttribute("aria-busy", "true");
   return running;
 }
@@ -70,9 +69,10 @@ function end(mine) {
   byId("attack").textContent = "Attack";
 }
 
-async function look() {
+async function look(afterProblem = false) {
   if (!state.picture || !state.chosen.length) return;
   const mine = begin();
+  if (!afterProblem) complain(byId("problem"), null);
   attacked = null;
   try {
     answers = await classify({ image: state.picture.blob, ...common(), models: state.chosen }, mine.signal);
@@ -87,7 +87,9 @@ async function look() {
 
 async function runAttack() {
   if (!state.picture) return;
+  const due = soon.cancel() || running !== null; // answers are on their way; the attack brings its own
   const mine = begin();
+  complain(byId("problem"), null);
   byId("attack").disabled = true;
   byId("attack").textContent = "Attacking…";
   say("The attack has begun.");
@@ -95,10 +97,13 @@ async function runAttack() {
   const goal = kind ? { [kind]: name } : {};
   try {
     attacked = await attack({ image: state.picture.blob, ...common(), models: state.chosen, eps: `${byId("eps").value}/255`, steps: byId("steps").value, ...goal }, mine.signal);
+    answers = { classes: attacked.classes, results: attacked.results.map((result) => result.clean) }; // of this very picture
     render();
     say(attacked.results.map((result) => `${result.title}: ${verdict(result)}.`).join(" "));
   } catch (problem) {
-    if (problem.name !== "AbortError") complain(byId("problem"), problem);
+    if (problem.name === "AbortError") return;
+    complain(byId("problem"), problem);
+    if (due) look(true);
   } finally {
     end(mine);
   }

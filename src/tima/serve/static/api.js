@@ -32,7 +32,7 @@ function form(fields) {
   for (const [name, value] of Object.entries(fields)) {
     if (value === null || value === undefined) continue;
     if (value instanceof Blob) data.append(name, value, "picture");
-    else data.append(name, Array.isArray(value) ? value.join("\n") : value);
+    else data.append(name, Array.isArray(value) ? value.map((part) => `${part}\n`).join("") : value); // lines keep their commas
   }
   return data;
 }

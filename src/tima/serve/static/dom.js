@@ -66,10 +66,18 @@ export function marker(series, x, y, r) {
   return svg("path", { ...common, d: plus, transform: `rotate(45 ${x} ${y})` });
 }
 
+// `soon()` does the work after a pause without further calls, `soon.now()` at once if it is due, `soon.cancel()` not at all
 export function debounce(work, wait) {
-  let timer;
-  return (...args) => {
+  let timer = null;
+  const cancel = () => {
+    const due = timer !== null;
     clearTimeout(timer);
-    timer = setTimeout(() => work(...args), wait);
+    timer = null;
+    return due;
   };
+  const soon = () => {
+    cancel();
+    timer = setTimeout(() => { timer = null; work(); }, wait);
+  };
+  return Object.assign(soon, { cancel, now: () => { if (cancel()) work(); } });
 }

@@ -30,6 +30,7 @@ export function startPicture() {
   const typed = debounce(() => change({ classes: lines(), template: byId("template").value.trim() || "{c}" }), 450);
   byId("classes").addEventListener("input", () => { note(); typed(); });
   byId("template").addEventListener("input", typed);
+  for (const id of ["classes", "template"]) byId(id).addEventListener("change", typed.now); // done typing, perhaps to attack
   onChange((parts) => {
     if (parts.includes("models")) models();
     if (parts.includes("samples")) samples();
