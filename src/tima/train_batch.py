@@ -103,16 +103,15 @@ def stream(
     Raises:
         TrainingError: fewer pictures than processes, in the whole batch or among those that can be read.
     """
-    whole = list(batches(len(images), recipe.batch_size, recipe.seed, first, recipe.steps, images.shard_B))
-    if whole and len(whole[0]) < team.size:
+    if (size := min(recipe.batch_size, len(images))) < team.size:
         raise TrainingError(
-            f"A batch of {len(whole[0])} pictures cannot be shared by {team.size} processes. Take a larger batch_size or fewer."
+            f"A batch of {size} pictures cannot be shared by {team.size} processes. Take a larger batch_size or fewer."
         )
-    plan = [_own(cut(batch, recipe.accumulate, team), team) for batch in whole]
+    plan = Plan(images, recipe, first, team)
     loader = iter(
         torch.utils.data.DataLoader(images, batch_sampler=plan, collate_fn=images.collate, num_workers=recipe.workers)
     )
-    for step, indices in enumerate(whole, start=first):
+    for step, indices in enumerate(plan.whole(), start=first):
         batch, parts = _read(loader, images, indices, recipe.accumulate, team, log, step)
         label_B, seed = images.label_B[indices], step_seed(recipe.seed, step, 3)  # the same in every process
         classes = draw_classes(len(images.class_names), label_B, recipe.max_classes, seed, correct=recipe.weigh_sample)
@@ -125,6 +124,25 @@ def stream(
         rows = tuple(tuple(map(len, part)) for part in parts)
         kind = (texts, classes, place_B, len(indices), sum(map(sum, rows)), rows, team.rank)
         yield step, TrainBatch(batch.image_BCHW, batch.label_B, *kind)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's batches, worked out one by one: as lists those of a large set would fill the memory before the first step."""
+
+    images: ImageSet
+    recipe: TrainRecipe
+    first: int
+    team: Team
+
+    def whole(self) -> Iterator[list[int]]:
+        """Indices of every step's batch, over all processes."""
+        n, r = len(self.images), self.recipe
+        return batches(n, r.batch_size, r.seed, self.first, r.steps, self.images.shard_B)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """This process's share of each, in the order of its parts: what a loader reads."""
+        return (_own(cut(batch, self.recipe.accumulate, self.team), self.team) for batch in self.whole())
 
 
 def _own(parts: list[list[list[int]]], team: Team) -> list[int]:

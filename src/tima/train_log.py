@@ -51,6 +51,7 @@ class TrainLog:
         self.last_val = ""
 
     def __enter__(self) -> "TrainLog":
+        self._remember_bad()
         if self.write:
             self._drop_lines_after(self.first)
         self.progress.start()
@@ -83,6 +84,20 @@ class TrainLog:
             if self.write:
                 with self.file.with_name("quarantine.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"where": image.where, "why": image.why}) + "\n")
+
+    def _remember_bad(self) -> None:
+        """What the run left out before it was resumed counts once."""
+        file = self.file.with_name("quarantine.jsonl")
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        for line in lines:
+            try:
+                found = BadImage(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # cut off by the kill
+            self.bad_seen[found.where] = found
+        if self.write and len(lines) > len(self.bad_seen):
+            told = [json.dumps({"where": bad.where, "why": bad.why}) for bad in self.bad_seen.values()]
+            file.write_text("".join(line + "\n" for line in told), encoding="utf-8")
 
     def step(self, step: int, outcome: Outcome, lr: float, eps: float) -> None:
         self.window.append((outcome, time.monotonic()))

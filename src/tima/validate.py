@@ -12,6 +12,7 @@ from tima.attacks import pgd
 from tima.data import ImageSet
 from tima.distributed import Team
 from tima.models import DualEncoder, ZeroShotClassifier
+from tima.objective import frozen
 from tima.schedule import image_seeds, step_seed
 
 
@@ -57,23 +58,27 @@ def validate(
     filler = -(-len(images) // team.size) - len(own)
     clean = robust = n = 0
     answers: set[int] = set()
-    for start in range(0, len(own) + filler, batch_size):
-        items = images.__getitems__([*own, *[0] * filler][start : start + batch_size])
-        black = torch.zeros(3, images.image_size, images.image_size, dtype=torch.uint8)
-        image_BCHW = torch.stack([image if isinstance(image, Tensor) else black for image, _, _ in items])
-        image_BCHW, label_B = image_BCHW.to(device).float() / 255, torch.tensor([label for _, label, _ in items], device=device)
-        counts = [start + i < len(own) and isinstance(image, Tensor) for i, (image, _, _) in enumerate(items)]
-        counts_B = torch.tensor(counts, device=device)
-        with torch.no_grad():
-            right_B = counts_B & (classifier(image_BCHW).argmax(-1) == label_B)
-        generators = [torch.Generator(device).manual_seed(seeds[index]) for _, _, index in items]
-        adv_BCHW = pgd(classifier, image_BCHW, label_B, eps, steps=steps, generator=generators) if eps > 0 else image_BCHW
-        with torch.no_grad():
-            adv_answer_B = classifier(adv_BCHW).argmax(-1)
-        answers.update(adv_answer_B[counts_B].tolist())
-        clean += int(right_B.sum())
-        robust += int((right_B & (adv_answer_B == label_B)).sum())
-        n += int(counts_B.sum())
+    with frozen(model):  # the attack then asks for no gradient of a weight, as the one inside training does
+        for start in range(0, len(own) + filler, batch_size):
+            items = images.__getitems__([*own, *[0] * filler][start : start + batch_size])
+            black = torch.zeros(3, images.image_size, images.image_size, dtype=torch.uint8)
+            image_BCHW = torch.stack([image if isinstance(image, Tensor) else black for image, _, _ in items])
+            image_BCHW, label_B = (
+                image_BCHW.to(device).float() / 255,
+                torch.tensor([label for _, label, _ in items], device=device),
+            )
+            counts = [start + i < len(own) and isinstance(image, Tensor) for i, (image, _, _) in enumerate(items)]
+            counts_B = torch.tensor(counts, device=device)
+            with torch.no_grad():
+                right_B = counts_B & (classifier(image_BCHW).argmax(-1) == label_B)
+            generators = [torch.Generator(device).manual_seed(seeds[index]) for _, _, index in items]
+            adv_BCHW = pgd(classifier, image_BCHW, label_B, eps, steps=steps, generator=generators) if eps > 0 else image_BCHW
+            with torch.no_grad():
+                adv_answer_B = classifier(adv_BCHW).argmax(-1)
+            answers.update(adv_answer_B[counts_B].tolist())
+            clean += int(right_B.sum())
+            robust += int((right_B & (adv_answer_B == label_B)).sum())
+            n += int(counts_B.sum())
     clean, robust, n = map(int, team.total([clean, robust, n]))
     answers = set().union(*team.everyone(answers))
     return Score(clean / max(n, 1), robust / max(n, 1), n, len(answers) == 1 and n > 1)
