@@ -85,6 +85,13 @@ def restore_folder(target: str | Path) -> None:
         _old(target).replace(target)
 
 
+def remove_parts(target: str | Path) -> None:
+    """Delete what processes that were killed while they wrote `target` left beside it. Nobody may be writing it now."""
+    target = Path(target)
+    for part in target.parent.glob(f".{target.name}.*.part"):
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
 def write_text(target: str | Path, text: str) -> None:
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8")

@@ -147,7 +147,7 @@ class TrainRecipe(_Strict):
         default=False, description="keep one activation a layer and compute the others again: less memory, more time"
     )
     cache_teacher: int = Field(
-        default=0, ge=0, description="MB for embeddings of the frozen original, kept by picture; needs augment none or flip"
+        default=0, ge=0, description="MB for embeddings of the frozen original, kept by picture; for CPUs; augment none or flip"
     )
     trackers: list[str] = Field(default=[], description="Accelerate trackers: tensorboard, wandb, mlflow, trackio, ...")
     workers: int = Field(

@@ -46,8 +46,12 @@ def check(recipe: TrainRecipe) -> None:
     """What does not go together with spread weights.
 
     Raises:
-        RecipeError: low-rank adapters or GradAlign.
+        RecipeError: low-rank adapters, GradAlign, or a torch without what is used of FSDP2.
     """
+    import torch.distributed.fsdp as fsdp
+
+    if not hasattr(getattr(fsdp, "FSDPModule", None), "set_force_sum_reduction_for_comms"):
+        raise RecipeError(f"--shard uses parts of FSDP2 that torch {torch.__version__} does not have. Install a newer torch.")
     if recipe.lora is not None:
         raise RecipeError(
             "lora trains little and keeps the towers frozen: there is nothing to gain from --shard. Leave one out."

@@ -1,8 +1,9 @@
 """The frozen original's image embeddings, kept by picture: with `augment` none or flip each comes again in every epoch.
 
 The key is the pixels themselves, so a flipped picture is another one, and nothing need be known of indices, epochs or
-processes. What is not there is computed in pieces of one size, so that an embedding has the same bits whatever else was in its
-batch, and a resumed run, whose cache is empty, ends where it would have ended.
+processes. Of several processes each keeps what it met, and meets other pictures in the next epoch: they find less. What is not
+there is computed in pieces of one size, so that an embedding has the same bits whatever else was in its batch, and a resumed
+run, whose cache is empty, ends where it would have ended.
 
 Shapes: `B` images, `C` channels, `H, W` pixels, `D` embedding width.
 """
@@ -39,7 +40,8 @@ class TeacherCache:
         """As `encode_image`. Where a gradient is to reach the pixels, the teacher itself."""
         if image_BCHW.requires_grad and torch.is_grad_enabled():
             return self.encode(image_BCHW, normalize=normalize)
-        keys = [hashlib.blake2b(image.contiguous().cpu().numpy().tobytes(), digest_size=16).digest() for image in image_BCHW]
+        pixels = image_BCHW.detach().cpu().contiguous().numpy()
+        keys = [hashlib.blake2b(image, digest_size=16).digest() for image in pixels]
         missing = [i for i, key in enumerate(keys) if key not in self.kept]
         self.hits, self.misses = self.hits + len(keys) - len(missing), self.misses + len(missing)
         now = {key: self.kept[key] for key in keys if key in self.kept}
@@ -59,7 +61,8 @@ class TeacherCache:
 
 
 def remember(teacher: DualEncoder, limit: int) -> TeacherCache:
-    """Put a cache before the teacher's `encode_image`."""
+    """Put a cache before the teacher's `encode_image`; `encode_anew` goes past it."""
     cache = TeacherCache(teacher, limit)
+    teacher.encode_anew = cache.encode  # type: ignore[assignment]
     teacher.encode_image = cache  # type: ignore[method-assign, assignment]
     return cache

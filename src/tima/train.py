@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tima._files import restore_folder, write_json
+from tima._files import remove_parts, restore_folder, write_json
 from tima._trackers import PROJECT, check_trackers, tracker_config, tracker_folder, tracker_options
 from tima.averaging import Averages
 from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -39,7 +39,7 @@ from tima.train_batch import stream
 from tima.train_files import claim, fingerprint, save_model, summary
 from tima.train_log import TrainLog
 from tima.train_prefetch import prefetched
-from tima.train_speed import optimizer_words, quicken
+from tima.train_speed import left_undone, optimizer_words, quicken
 from tima.train_step import precision, update
 from tima.validate import Score, mean_score, validate
 
@@ -95,6 +95,7 @@ def train(
     if shard:
         shard_weights(student, device)
         params = renewed(student, params)
+    notes += left_undone(student, method, recipe)
     optimizer = build_optimizer(recipe, student, params, modifiers)
     averages = Averages(params, recipe.ema, recipe.mix, modifiers.adapters)
     state = _resume(out, state, params, optimizer, averages, team)
@@ -176,7 +177,7 @@ def _resume(
         TrainingError: the processes see different checkpoints.
     """
     for folder in ("checkpoint", "model"):
-        team.main_does(lambda folder=folder: restore_folder(out / folder))  # type: ignore[misc]
+        team.main_does(lambda folder=folder: (restore_folder(out / folder), remove_parts(out / folder)))  # type: ignore[misc]
     if team.agree((out / "checkpoint" / "state.pt").is_file()):
         with team.together():
             state = load_checkpoint(out / "checkpoint", params, optimizer, averages)
@@ -202,7 +203,9 @@ def _untrained(
 
 def _validate(student: DualEncoder, split: Split, recipe: TrainRecipe, device: torch.device, team: Team) -> dict[str, Score]:
     sets = {"seen": split.seen} | ({"unseen": split.unseen} if split.unseen is not None else {})
-    how = {"seed": 0, "batch_size": recipe.batch_size, "device": device, "team": team}
+    # as many at once as a step has: more may not fit, and would be another size for torch.compile
+    piece = -(-recipe.batch_size // (team.size * recipe.accumulate))
+    how = {"seed": 0, "batch_size": piece, "device": device, "team": team}
     with precision(recipe, device):
         return {
             name: validate(student, part, recipe.eps, recipe.val_attack_steps, **how)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tima.config import TrainRecipe
+from tima.methods import Method
 from tima.models import DualEncoder
 from tima.teacher_cache import remember
 
@@ -25,15 +26,37 @@ def quicken(student: DualEncoder, teacher: DualEncoder | None, recipe: TrainReci
     if recipe.compile:
         if recipe.precision != "bf16":  # so that every number of an fp32 run is the library's
             notes.append("not compiled: compile belongs to precision=bf16, this run has fp32")
+        elif recipe.attack.align > 0:
+            notes.append("not compiled: attack.align differentiates gradients once more, which compiled code cannot")
         elif not all([model.use_compile(notes) for model in models]):
             notes.append(f"not compiled: only CLIP's image towers are, and '{student.name}' has another")
-    if recipe.gradient_checkpointing:
-        student.use_checkpointing(True)
+    if recipe.gradient_checkpointing and not student.use_checkpointing(True):
+        notes.append(f"gradient_checkpointing has no effect: no list of layers was found in '{student.name}'")
     if recipe.cache_teacher > 0 and teacher is not None:
         if recipe.augment == "crop":
             notes.append("cache_teacher has no use with augment=crop: no picture comes twice. Take flip or none.")
+        elif device.type != "cpu":
+            notes.append(
+                "cache_teacher is for CPUs: reading pixels back and hashing them takes longer than a GPU's forward pass"
+            )
         else:
             remember(teacher, recipe.cache_teacher << 20)
+    return notes
+
+
+def left_undone(student: DualEncoder, method: Method, recipe: TrainRecipe) -> list[str]:
+    """What a recipe asks for and does not get with this model, method and its modifiers, once all of them are set up."""
+    notes = []
+    if recipe.precision == "bf16" and not student.is_lean:
+        compiled = " Nothing is compiled." if recipe.compile else ""
+        notes.append(
+            "bf16 is autocast in this run: the faster image tower (docs/speed-training.md) is for transformers' CLIPModel with "
+            f"whole weights and without lora.{compiled}"
+        )
+    if recipe.cache_teacher > 0 and not (method.needs_teacher and method.teacher_sees_clean):
+        notes.append(
+            f"cache_teacher has no use with '{method.name}': it never asks the original for a clean picture's embedding"
+        )
     return notes
 
 

@@ -56,7 +56,7 @@ def update(
             total.right += outcome.right
             total.n += outcome.n
             total.adversarial = outcome.adversarial
-            made.append(outcome.adv_BCHW if outcome.adversarial else None)
+            made.append(outcome.adv_BCHW if outcome.adversarial and modifiers.looks_again else None)
         reduce_replicated(objective, params, team)
         return total, made
 
@@ -69,7 +69,8 @@ def update(
         raise not_finite(step, {"gradient norm": float(norm)}, state, out)
     optimizer.step()
     # fused optimisers write past autograd's count of writes, by which kept copies of the weights know that they are old
-    torch.autograd.graph.increment_version(list(params.values()))
+    for p in params.values():  # one by one: torch 2.4 takes no list
+        torch.autograd.graph.increment_version(p)
     return found
 
 

@@ -44,6 +44,7 @@ class AdvFlyp(Method):
     name: ClassVar[str] = "advflyp"
     Config: ClassVar[type[MethodConfig]] = AdvFlypConfig
     config: AdvFlypConfig
+    teacher_sees_clean = False
     attack_loss = staticmethod(shared_rows)
 
     @property

@@ -122,8 +122,10 @@ class Step:
         """Unit-norm embeddings of the adversarial images, frozen teacher, without autograd."""
         if self.teacher is None:
             raise TrainingError(NO_TEACHER)
+        encode = getattr(self.teacher, "encode_anew", self.teacher.encode_image)  # past a cache: these pixels never come again
         with torch.no_grad():
-            return self.teacher.encode_image(self.adv_BCHW)
+            found_BD: Tensor = encode(self.adv_BCHW)
+        return found_BD
 
     @cached_property
     def adv_tokens(self) -> tuple[Tensor, Tensor]:
@@ -162,6 +164,8 @@ class Method(ABC):
         name: as users write it.
         Config: its settings; every field says where it comes from.
         adversarial: False means no inner attack; the step's adversarial images are then the clean ones.
+        teacher_sees_clean: whether the teacher embeds clean images, which come again (`cache_teacher`); else it sees attacked
+            ones, or gives patches.
         attack_loss: what the inner attack maximises on `attack_output`: a name of `tima.attacks.LOSSES` or a function.
 
     Raises:
@@ -171,6 +175,7 @@ class Method(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]]
     adversarial: ClassVar[bool] = True
+    teacher_sees_clean: ClassVar[bool] = True
     attack_loss: str | LossFn = "ce"
     config: MethodConfig
 

@@ -34,6 +34,7 @@ class PmgAft(Method):
     name: ClassVar[str] = "pmg-aft"
     Config: ClassVar[type[MethodConfig]] = PmgAftConfig
     config: PmgAftConfig
+    teacher_sees_clean = False
 
     @property
     def needs_teacher(self) -> bool:

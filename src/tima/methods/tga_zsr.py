@@ -40,6 +40,7 @@ class TgaZsr(Method):
     name: ClassVar[str] = "tga-zsr"
     Config: ClassVar[type[MethodConfig]] = TgaZsrConfig
     config: TgaZsrConfig
+    teacher_sees_clean = False
 
     @property
     def needs_teacher(self) -> bool:

@@ -15,9 +15,12 @@ from torch.utils.checkpoint import checkpoint
 def checkpoint_layers(backbone: nn.Module, on: bool) -> int:
     """Keep only the input of every layer for the backward pass, or (off) everything again. Returns how many layers there are.
 
-    Layers are the members of the longest lists of alike modules: a tower's transformer layers or residual blocks.
+    Layers are the members of lists of alike modules: a tower's transformer layers or residual blocks. Where such lists are
+    inside each other (stages of blocks) the inner ones count.
     """
-    layers = [layer for stack in backbone.modules() if isinstance(stack, nn.ModuleList) and alike(stack) for layer in stack]
+    found = [layer for stack in backbone.modules() if alike(stack) for layer in stack.children()]
+    inner = {id(layer) for layer in found}
+    layers = [layer for layer in found if not any(id(m) in inner for m in layer.modules() if m is not layer)]
     for layer in layers:
         if "forward" in layer.__dict__:
             del layer.__dict__["forward"]
@@ -26,9 +29,14 @@ def checkpoint_layers(backbone: nn.Module, on: bool) -> int:
     return len(layers)
 
 
-def alike(stack: nn.ModuleList) -> bool:
-    """Whether these are a tower's layers: two or more of one class, each with layers inside."""
-    return len(stack) > 1 and len({type(layer) for layer in stack}) == 1 and any(True for _ in stack[0].children())
+def alike(stack: nn.Module) -> bool:
+    """Whether it is a list of a tower's layers: two or more of one class, each with layers inside.
+
+    timm's towers and ResNets have theirs in an `nn.Sequential`.
+    """
+    if not isinstance(stack, nn.ModuleList | nn.Sequential) or len(stack) < 2:
+        return False
+    return len({type(layer) for layer in stack}) == 1 and any(True for _ in stack[0].children())
 
 
 def _forward(layer: nn.Module, *args: Any, **words: Any) -> Any:

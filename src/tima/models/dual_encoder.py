@@ -95,13 +95,21 @@ class DualEncoder(nn.Module, ABC):
         """Run the image tower through `lean.py` in `dtype` where it can be, or (None) the library. Returns what was set."""
         return None
 
+    @property
+    def is_lean(self) -> bool:
+        """Whether `use_lean` has an effect now."""
+        return False
+
     def use_compile(self, notes: list[str] | None) -> bool:
         """Compile the image tower at its next pass, or (None) do not; what cannot be done is added to `notes`."""
         return False
 
-    def use_checkpointing(self, on: bool) -> None:
-        """Keep one activation a layer and compute the others again in the backward pass: less memory, a third more time."""
-        checkpoint_layers(self.backbone, on)
+    def use_checkpointing(self, on: bool) -> int:
+        """Keep one activation a layer and compute the others again in the backward pass: less memory, a third more time.
+
+        Returns how many layers were found.
+        """
+        return checkpoint_layers(self.backbone, on)
 
     # what everyone uses ------------------------------------------------------------------------------------------
 

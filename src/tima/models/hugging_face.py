@@ -123,6 +123,10 @@ class HuggingFaceEncoder(DualEncoder):
         self._lean_kept, self._lean_states = None, None
         return before
 
+    @property
+    def is_lean(self) -> bool:
+        return self._lean_dtype is not None
+
     def use_compile(self, notes: list[str] | None) -> bool:
         """Let torch.compile fuse the lean image tower, or (None) not. Returns whether it will be tried."""
         if notes is None or self._lean_dtype is None:
@@ -133,9 +137,9 @@ class HuggingFaceEncoder(DualEncoder):
         self._compiled = {False: CompiledTower(notes, mode, whole_only=True), True: CompiledTower(notes, whole_only=True)}
         return True
 
-    def use_checkpointing(self, on: bool) -> None:
+    def use_checkpointing(self, on: bool) -> int:
         self._recompute, self._lean_kept = on, None
-        checkpoint_layers(self.backbone, on)
+        return checkpoint_layers(self.backbone, on)
 
     def encode_image(self, image_BCHW: Tensor, *, normalize: bool = True) -> Tensor:
         if self._lean_dtype is None:

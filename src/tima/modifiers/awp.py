@@ -21,6 +21,7 @@ class Awp(Modifier):
     """
 
     name = "awp"
+    looks_again = True
 
     def __init__(self, settings: AwpSettings, first_step: int) -> None:
         self.gamma, self.first_step = settings.gamma, first_step

@@ -25,11 +25,13 @@ class Modifier:
         lr_scale: learning rates of parameters, relative to the recipe's, where they differ.
         adapters: names of parameters that stand for a difference to the original already, so that the interpolation with the
             original (`mix`) is the modifier's business.
+        looks_again: whether `worst_weights` may ever be other than None; the step's adversarial images are then kept for it.
     """
 
     name: str = ""
     lr_scale: Mapping[str, float] = {}
     adapters: frozenset[str] = frozenset()
+    looks_again: bool = False
 
     def attach(self, student: DualEncoder, params: Params) -> Params:
         """Change the student, once, before training; given what the method trains, return what trains now."""
@@ -53,6 +55,7 @@ class Modifiers(Modifier):
     def __init__(self, members: list[Modifier]) -> None:
         self.members = members
         self.lr_scale, self.adapters = {}, frozenset()
+        self.looks_again = any(member.looks_again for member in members)
 
     def attach(self, student: DualEncoder, params: Params) -> Params:
         """As each member does.
