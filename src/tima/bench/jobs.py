@@ -51,7 +51,7 @@ class TrainJob:
             "passes": {name: n if name.startswith("texts") else n / images for name, n in passes.items()},
             "flop": found[0],
             "attention_share": attention_share(flops),
-            "lean": getattr(student, "_lean_dtype", None) is not None,
+            "lean": student.is_lean,
             "trained": sum(p.numel() for p in student.parameters() if p.requires_grad),
             "text_tokens": _longest(student, random_images(1, self.classes, student.image_size).class_names, self.recipe),
         }
@@ -67,6 +67,8 @@ class TrainJob:
         found: list[dict[str, float]] = []
 
         def after(probe: Probe) -> None:
+            assert probe.student is not None
+            wait(probe.student.mean_C11.device)  # a step has taken what it took when the device is done with it
             found.append(phases.take())
             if len(found) == steps + warm:
                 raise Enough

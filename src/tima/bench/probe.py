@@ -91,7 +91,7 @@ class Probe:
 
         encode_text = model.encode_text
         model.encode_text = texts  # type: ignore[method-assign, assignment]
-        for name in ("encode_image", "encode_patches"):
+        for name in (n for n in ("encode_image", "encode_anew", "encode_patches") if hasattr(model, n)):
             setattr(model, name, images(getattr(model, name)))
 
     def _watch_backward(self, outputs: tuple[Tensor, ...]) -> None:
