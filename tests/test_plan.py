@@ -1,16 +1,20 @@
 """The plan's arithmetic by hand, the fit on made-up measurements, refusals, the command."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from tima.bench.towers import Shape, Tower
+from tima.bench.geometries import write_random
+from tima.bench.towers import Shape, Tower, shape_of
 from tima.cli import app
 from tima.errors import RecipeError, ResultError, TimaError
+from tima.models import load_model
 from tima.plan import PlanRequest, find_device, plan
 from tima.plan.estimate import communication
 from tima.plan.memory import kept, memory_parts
@@ -48,9 +52,72 @@ def test_memory_by_hand() -> None:
     assert one["weights"] == one["teacher"] == pytest.approx(4e-9 * parameters)
     assert (one["gradients"], one["optimiser"]) == (pytest.approx(4e-6), pytest.approx(8e-6))
     assert two["optimiser"] == pytest.approx(4e-6) and two["teacher"] == one["teacher"]
-    layer = 5 * (5 * 4 + 2 * 16) + 5 * (3 * 4 + 16)
-    assert kept(IMAGE, saving=False, fused=True) == 2 * layer and kept(IMAGE, saving=True, fused=True) == 2 * 5 * 4 + layer
-    assert kept(IMAGE, saving=False, fused=False) - 2 * layer == 2 * 2 * 2 * 25
+    first, layer = 5 * 4 + 4 * 12, 5 * (5 * 4 + 16) + 5 * (3 * 4 + 16)
+    assert kept(IMAGE, saving=False, fused=True) == first + 2 * layer
+    assert kept(IMAGE, saving=True, fused=True) == first + 2 * 5 * 4 + layer
+    assert kept(IMAGE, saving=False, fused=False) - first - 2 * layer == 2 * 2 * 25
+    assert kept(replace(IMAGE, last_token_only=True), saving=False, fused=True) == first + layer + 5 * 4 * 4
+
+
+def test_copies_in_bf16_and_lists_of_texts_that_go_through_in_pieces() -> None:
+    words: dict[str, Any] = dict(sharded=1, saving=False, fused=True)
+    exact, half = (memory_parts(STEP, precision=p, **words) for p in ("fp32", "bf16"))
+    assert half["weights"] - exact["weights"] == pytest.approx(2 * 2e-9 * IMAGE.parameters)  # the attack's, and the update's
+    assert half["teacher"] - exact["teacher"] == pytest.approx(2e-9 * IMAGE.parameters)
+    assert half["activations"] == pytest.approx(exact["activations"] / 2)
+    pieces = [memory_parts(replace(STEP, texts_backward=n), precision="fp32", **words)["activations"] for n in (0, 2048, 20000)]
+    assert pieces[2] == pieces[1] and pieces[1] - pieces[0] == pytest.approx(
+        4e-9 * 2048 * kept(TEXT, saving=False, fused=False)
+    )
+    attack = replace(STEP, passes={**PASSES, "outer forward": 0.0}, texts_backward=0.0)
+    saved = memory_parts(attack, precision="fp32", sharded=1, saving=True, fused=True)["activations"]
+    assert saved == pytest.approx(4e-9 * 8 * kept(IMAGE, saving=True, fused=True))
+
+
+def test_checkpointing_runs_every_layer_forward_once_more() -> None:
+    again = STEP.recomputed()
+    assert (again.passes["attack forward"], again.passes["outer forward"], again.texts) == (3 + 2, 1 + 1, 20)
+    assert (again.passes["teacher forward"], again.texts_backward) == (1, 10)
+    found = plan(PlanRequest("ViT-L-14", "tima", images=1000, gpus="8xH100"))
+    assert 1.2 < found["checkpointing_times"] < 1.6  # TIMA with PGD-2 and the best iterate: 9 forward passes' worth, 3 more
+
+
+def test_a_long_list_of_texts_is_run_twice() -> None:
+    def seconds(method: str, classes: int) -> float:
+        found = plan(PlanRequest("ViT-B-32", method, images=1e4, classes=classes, gpus="H100"))
+        return float(found["seconds_per_step"]["likely"])
+
+    assert 1.05 < seconds("tima", 2049) / seconds("tima", 2048) < 2
+    assert seconds("tecoa", 2049) / seconds("tecoa", 2048) < 1.01, "frozen texts are encoded once for a run"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_layers_keep_is_what_torch_keeps(tmp_path: Path, dtype: torch.dtype) -> None:
+    """In a forward pass of the lean tower, with and without gradients of weights, with and without checkpointing."""
+    model = load_model(write_random("random:small@64/10", tmp_path / "m"))
+    shape = shape_of(model)
+    assert shape is not None
+    model.use_lean(dtype)
+    tower, count = replace(shape.image, last_token_only=True), 7
+    for trains, saving in itertools.product((True, False), (False, True)):
+        model.requires_grad_(trains)
+        model.use_checkpointing(saving)
+        held: dict[int, int] = {}
+
+        def keep(t: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            if any(n in (count, count * tower.heads, count * tower.tokens, count * (tower.tokens - 1)) for n in t.shape[:2]):
+                held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()  # no weight has such a side
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            model.encode_image(torch.rand(count, 3, 64, 64, requires_grad=not trains))
+        numbers = sum(held.values()) / count / dtype.itemsize
+        words: dict[str, Any] = dict(fused=False, weights=trains)
+        predicted = kept(tower, saving=saving, **words)
+        if saving:  # the layer that is worked out again is there in the backward pass only
+            one = replace(tower, layers=2, last_token_only=False)
+            predicted -= kept(one, saving=False, **words) - kept(replace(one, layers=1), saving=False, **words)
+        assert numbers == pytest.approx(predicted, rel=0.15), (trains, saving)
 
 
 def test_communication_of_a_ring() -> None:

@@ -35,7 +35,7 @@ class Device:
 
 
 _LISTED = (
-    Device("B200", 2250, 75, 180, 8000, 900, "NVIDIA DGX B200 data sheet, per GPU"),
+    Device("B200", 2250, 75, 180, 7700, 900, "NVIDIA HGX B200 data sheet, per GPU"),
     Device("H200", 989, 67, 141, 4800, 450, "NVIDIA H200 data sheet, SXM"),
     Device("H100", 989, 67, 80, 3350, 450, "NVIDIA H100 data sheet, SXM"),
     Device("A100", 312, 19.5, 80, 2039, 300, "NVIDIA A100 data sheet, 80 GB SXM"),

@@ -12,6 +12,7 @@ from tima.bench.jobs import TrainJob
 from tima.bench.towers import Shape
 from tima.config import AttackSettings, train_recipe
 from tima.errors import RecipeError
+from tima.objective import PROMPTS
 from tima.plan.devices import ASSUMED, NETWORK, NODE, Device, find_device
 from tima.plan.memory import memory_parts
 from tima.plan.rates import Rates, assumed, calibrated
@@ -61,7 +62,7 @@ def plan(request: PlanRequest) -> dict[str, Any]:
     shape = shape_named(request.model, request.text_tokens)
     count, device = find_device(request.gpus) if request.gpus else (1, None)
     facts = passes_of(request.method, request.attack_steps)
-    step = step_work(request, shape, facts, -(-request.batch // count), lean=device is None and request.precision == "bf16")
+    step = step_work(request, shape, facts, -(-request.batch // count), lean=request.precision == "bf16")
     steps = math.ceil(request.images * request.epochs / request.batch)
     seconds = step_seconds(request, device, step, count)
     hours = {name: value * steps / 3600 for name, value in seconds.items()}
@@ -74,6 +75,7 @@ def plan(request: PlanRequest) -> dict[str, Any]:
         "hours": hours,
         "device_hours": {name: value * count for name, value in hours.items()},
         "images_per_s": request.batch / seconds["likely"],
+        "checkpointing_times": step_seconds(request, device, step.recomputed(), count)["likely"] / seconds["likely"],
         "memory_gb": {
             f"{how}{', checkpointing' if saving else ''}": memory_parts(
                 step,
@@ -118,9 +120,10 @@ def step_work(request: PlanRequest, shape: Shape, facts: Mapping[str, Any], batc
     trains_text = facts["passes"].get("texts backward", 0) > 0
     seen = request.classes if request.max_classes is None or not trains_text else min(request.classes, request.max_classes)
     texts = float(seen if trains_text else 0)
+    forward = 2 * texts if texts > PROMPTS else texts  # a long list is run again in the backward pass
     trained = shape.image.parameters + (shape.text.parameters if trains_text else 0)
     passes = {name: value for name, value in facts["passes"].items() if not name.startswith("texts")}
-    return StepWork(shape, batch, seen, texts, texts, passes, float(trained), facts["attack_steps"], lean)
+    return StepWork(shape, batch, seen, forward, texts, passes, float(trained), facts["attack_steps"], lean)
 
 
 def passes_of(method: str, attack_steps: int) -> dict[str, Any]:

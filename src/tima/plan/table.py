@@ -26,5 +26,6 @@ def show(found: dict[str, Any], console: Console) -> None:
     for how, values in found["memory_gb"].items():
         memory.add_row(how, *(f"{values[p]:.2f}" for p in parts), f"{sum(values.values()):.2f}")
     console.print(memory)
+    console.print(f"With checkpointing a step takes {found['checkpointing_times']:.2f} times as long.")
     for line in found["warnings"]:
         console.print(f"[bold yellow]does not fit:[/] {line}", highlight=False)

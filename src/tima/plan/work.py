@@ -12,6 +12,7 @@ from tima.bench.towers import Shape, Tower
 
 KINDS = ("linear", "attention", "elements", "calls")
 Work = tuple[float, float, float, float]
+MHE_CLASSES = 4096  # with which each class is paired at most (`mhe_classes` of methods/tima_v1.py)
 NONE: Work = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -48,6 +49,13 @@ class StepWork:
     def pixels(self) -> float:
         return self.batch * 3.0 * self.shape.image_size**2
 
+    def recomputed(self) -> "StepWork":
+        """The same with gradient checkpointing: every layer runs forward again before its backward pass, in the attack too."""
+        p = dict(self.passes)
+        for name in ("attack", "outer"):
+            p[f"{name} forward"] = p.get(f"{name} forward", 0.0) + p.get(f"{name} backward", 0.0)
+        return replace(self, passes=p, texts=self.texts + self.texts_backward)
+
     def phases(self) -> dict[str, Work]:
         """Work of the phases that run a tower or form losses."""
         b, p, t = self.batch, self.passes, self.image
@@ -72,8 +80,8 @@ class StepWork:
 
     @property
     def _terms(self) -> Work:
-        """Losses: logits; where the texts train, all pairs of classes besides."""
-        pairs = float(self.classes) ** 2 if self.texts_backward else 0.0
+        """Losses: logits; where the texts train, pairs of classes besides."""
+        pairs = float(self.classes) * min(self.classes, MHE_CLASSES) if self.texts_backward else 0.0
         logits = _times(3.0, self._logits)
         return _sum(logits, (6.0 * pairs * self.image.out, 0.0, 12.0 * pairs, 0.5))
 
