@@ -9,6 +9,7 @@ within a repeat. Random weights and images suffice for speed. Shapes: `B` images
 """
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -31,9 +32,11 @@ from tima._provenance import machine, versions
 from tima.bench.geometries import write_random
 from tima.bench.peak import matmul_peak, wait
 from tima.bench.towers import shape_of
+from tima.checkpoint import Progress
 from tima.config import AttackSettings, TrainRecipe
 from tima.methods.tima import Tima
 from tima.models import DualEncoder, load_model
+from tima.models.lean_text import ends, shared_tokens
 from tima.modifiers import Modifiers
 from tima.objective import Objective
 from tima.train import build_optimizer
@@ -73,8 +76,13 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
     names = class_names(options.classes)
     small, large = ("random:tiny", "random:tiny") if options.tiny else ("random:ViT-B-32", "random:ViT-L-14")
     sizes = (64, 128) if options.tiny else None
+    memory = {  # before anything else is on the device
+        f"{name}, checkpointing {'on' if on else 'off'}": memory_per_image(name, names, batch, device, on)
+        for name, batch in ((small, options.batch), (large, options.large_batch))
+        for on in (False, True)
+    }
     peak = matmul_peak("bf16", device, sizes)["best"]
-    student = built(small, device)
+    operations = step_operations(built(small, torch.device("cpu")), names)
     jobs = {
         "tima": our_step(small, names, options.batch, device, compile=False),
         "tima compiled": our_step(small, names, options.batch, device, compile=not options.tiny),
@@ -90,13 +98,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
             wait(device)
             if number >= 0:
                 seconds[name].append((time.perf_counter() - began) / options.steps)
-    operations = step_operations(student, names)
-    del jobs
-    memory = {
-        f"{name}, checkpointing {'on' if on else 'off'}": memory_per_image(name, names, batch, device, on)
-        for name, batch in ((small, options.batch), (large, options.large_batch))
-        for on in (False, True)
-    }
+        peak = max(peak, matmul_peak("bf16", device, sizes, tries=2)["best"])  # of the same weather as the jobs
     summary: dict[str, Any] = {"device": device.type, "figures": not options.tiny}
     for name in ("tima", "tima compiled"):
         work = operations["image"] * options.batch + operations["texts"]
@@ -108,6 +110,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> dict[str, Any]
     return {
         **{"summary": summary, "targets": TARGETS, "seconds": seconds, "peak_bf16_gflops": peak, "memory": memory},
         **{"operations": operations, "batch": options.batch, "classes": options.classes},
+        **{"notes": {name: getattr(job, "notes", []) for name, job in jobs.items()}},
         **{"machine": machine(), "versions": versions()},
     }
 
@@ -123,8 +126,10 @@ def built(name: str, device: torch.device) -> DualEncoder:
 
 def step_operations(model: DualEncoder, names: list[str]) -> dict[str, float]:
     """Of one TIMA step with PGD-2 and the last iterate: two attack steps, update and teacher an image; all class texts."""
-    tokens = model.tokenize([f"a photo of a {name}." for name in names])["input_ids"].shape[1]
-    shape = shape_of(model, tokens)
+    id_CL = model.tokenize([f"a photo of a {name}." for name in names])["input_ids"]
+    # the words with which all prompts begin are worked out once for all of them, which is next to nothing
+    own = id_CL.shape[1] - shared_tokens(id_CL, ends(id_CL, model.backbone.config.text_config.eos_token_id))
+    shape = shape_of(model, own)
     assert shape is not None
     tower, text = replace(shape.image, last_token_only=True), shape.text
     image = 2 * (tower.forward + tower.backward_input) + tower.forward + tower.backward_weights + tower.forward
@@ -160,15 +165,13 @@ def our_step(
     if device.type == "cuda":
         image_BCHW = image_BCHW.pin_memory()
     accelerator: Any = SimpleNamespace(device=device, backward=lambda loss: loss.backward())
+    state, out = Progress(), Path("no-run")  # of which only a message about NaN would speak
 
     def step() -> None:
         here = TrainBatch(image_BCHW.to(device, non_blocking=True), label_B.to(device))
-        none: Any = None
-        update(objective, optimizer, accelerator, recipe, 0, here, EPS, params, Modifiers([]), none, none)
-        for line in notes:
-            print(line, file=sys.stderr)
-        notes.clear()
+        update(objective, optimizer, accelerator, recipe, 0, here, EPS, params, Modifiers([]), state, out)
 
+    step.notes = notes  # type: ignore[attr-defined]
     return step
 
 
@@ -179,7 +182,7 @@ def field_step(name: str, names: list[str], batch: int, device: torch.device) ->
         text_CD = model.encode_text([f"a photo of a {n}." for n in names])
     tower: nn.Module = ImageLogits(model, text_CD)
     if device.type == "cuda":
-        tower = nn.DataParallel(tower)
+        tower = nn.DataParallel(tower, device_ids=[torch.cuda.current_device()])  # ours uses one, too
     params = list(model.image_parameters().values())
     optimizer = torch.optim.SGD(params, lr=1e-5, momentum=0.9)
     kind = torch.float16 if device.type == "cuda" else torch.bfloat16  # CPUs have no fast fp16
@@ -225,6 +228,7 @@ def memory_per_image(name: str, names: list[str], batch: int, device: torch.devi
         return {"batch": batch, "GB": None, "MB per image": None}
     peaks = []
     for size in (batch // 2, batch):
+        gc.collect()  # models and the weights kept for them point at each other: the last size's would still be there
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         try:
