@@ -12,5 +12,5 @@ export TORCH_NCCL_ASYNC_ERROR_HANDLING=1         # a machine that is lost ends t
 # c10d: the machines find each other at HEAD and agree anew after a loss; the id keeps two runs apart
 torchrun --nnodes=4 --nproc-per-node=8 --max-restarts=3 \
     --rdzv-backend=c10d --rdzv-endpoint="$HEAD:29500" --rdzv-id="${RUN_ID:-tima}" -m tima train \
-    --method tima --model open_clip:ViT-L-14-quickgelu,openai --data "$DATA" --out "$OUT" \
+    --method tima --model openai/clip-vit-large-patch14 --data "$DATA" --out "$OUT" \
     batch_size=4096 lr=2e-4 warmup=0.1 workers=12 save_every=200 "$@"
