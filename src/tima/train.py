@@ -36,11 +36,11 @@ from tima.objective import Objective
 from tima.schedule import eps_at, lr_factor
 from tima.split import Split, split_data
 from tima.train_batch import stream
-from tima.train_files import claim, fingerprint, save_model, summary
+from tima.train_files import claim, fingerprint, refuse_other, save_model, summary
 from tima.train_log import TrainLog
 from tima.train_prefetch import prefetched
 from tima.train_speed import left_undone, optimizer_words, quicken
-from tima.train_step import precision, update
+from tima.train_step import located, precision, update
 from tima.validate import Score, mean_score, validate
 
 
@@ -70,7 +70,7 @@ def train(
     wrapped = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=tracker_folder(out), kwargs_handlers=[wrapped])
     device, team = accelerator.device, Team.join(accelerator.process_index, accelerator.num_processes)
-    claim(out, recipe, team)
+    refuse_other(out, recipe, team)
     if team.agree((out / "summary.json").is_file()):
         return out / "model"
     with team.together():
@@ -90,6 +90,7 @@ def train(
         # before the checkpoint is loaded: the frozen class texts are the original's, also when no teacher is kept
         objective = Objective(student, teacher, method, split.train.class_names, recipe.templates, recipe.attack).to(device)
     params |= {f"method.{name}": p for name, p in objective.own.items()}
+    claim(out, recipe, team)  # not before all is known to fit: what a misspelt setting leaves is no run
     if not params:
         return _untrained(student, split, recipe, state, out, device, team)
     if shard:
@@ -127,7 +128,7 @@ def train(
             said = len(notes)
             last = state.step == recipe.steps
             if state.step % recipe.val_every == 0 or last:
-                with averages.applied(), modifiers.outgoing():
+                with averages.applied(), modifiers.outgoing(), located("validation", step, state, out):
                     scores = _validate(student, split, recipe, device, team)
                     score = log.validation(state.step, scores)
                     if score > state.best_score:  # the same scores in all processes
@@ -177,7 +178,8 @@ def _resume(
         TrainingError: the processes see different checkpoints.
     """
     for folder in ("checkpoint", "model"):
-        team.main_does(lambda folder=folder: (restore_folder(out / folder), remove_parts(out / folder)))  # type: ignore[misc]
+        team.main_does(lambda folder=folder: restore_folder(out / folder))  # type: ignore[misc]
+        team.main_does(lambda folder=folder: remove_parts(out / folder))  # type: ignore[misc]
     if team.agree((out / "checkpoint" / "state.pt").is_file()):
         with team.together():
             state = load_checkpoint(out / "checkpoint", params, optimizer, averages)
