@@ -21,6 +21,10 @@ class ModelError(TimaError, ValueError):
     """A model or checkpoint that cannot be loaded or does not fit."""
 
 
+class NotFiniteError(ModelError):
+    """NaN or infinity came out of a model. Who knows the step or the file adds it."""
+
+
 class RecipeError(TimaError, ValueError):
     """A recipe, protocol or override that does not validate."""
 

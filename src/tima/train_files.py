@@ -38,16 +38,25 @@ def fingerprint(recipe: TrainRecipe) -> str:
 
 
 def claim(out: Path, recipe: TrainRecipe, team: Team) -> None:
-    """Store the recipe; refuse a folder that holds a run with other settings.
+    """Store the recipe: from now on the folder is this run's.
 
     Raises:
-        TimaError: such a folder, or one that only some of the processes see.
+        TimaError: a folder that holds a run with other settings, or one that only some of the processes see.
     """
     stored = out / "recipe.yaml"
     team.main_does(lambda: None if stored.is_file() else write_text(stored, dump(recipe)))
     with team.together():
         if not stored.is_file():
             raise TimaError(f"{out} is not on a disk that all processes share. Checkpoints are: give an --out that is.")
+    refuse_other(out, recipe, team)
+
+
+def refuse_other(out: Path, recipe: TrainRecipe, team: Team) -> None:
+    """Raise `TimaError` where the folder holds a run with other settings. Nothing is written."""
+    stored = out / "recipe.yaml"
+    with team.together():
+        if not stored.is_file():
+            return
         try:
             same = train_recipe(stored) == recipe  # settings, not text: those added since the run began have their defaults
         except RecipeError:

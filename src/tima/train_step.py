@@ -1,5 +1,6 @@
 """One optimiser step: gradients of a batch in parts, clipping, update. Over several processes as over one."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from tima.checkpoint import Progress
 from tima.config import TrainRecipe
 from tima.distributed import Team
 from tima.distributed_sharding import clip_gradients, is_sharded, reduce_replicated
-from tima.errors import TrainingError
+from tima.errors import NotFiniteError, TrainingError
 from tima.modifiers import Modifiers
 from tima.objective import Objective, Outcome
 from tima.schedule import attack_step_size
@@ -96,7 +97,7 @@ def _forward(
     try:
         pixel_BCHW, label_B = piece.pixels(recipe, step).to(device), piece.label_B.to(device)
         generators, size = piece.generators(recipe, step, device), attack_step_size(recipe, eps)
-        with precision(recipe, device):
+        with precision(recipe, device), located("inner attack", step, state, out):
             outcome = objective(pixel_BCHW, label_B, eps, size, generators, piece.captions, adv_BCHW, piece.classes)
         loss = torch.stack([term.float() for term in outcome.terms.values()]).sum()
     except Exception as problem:
@@ -123,6 +124,15 @@ def _reduced(objective: nn.Module, last: bool) -> Iterator[None]:
 
 def precision(recipe: TrainRecipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16")
+
+
+@contextmanager
+def located(what: str, step: int, state: Progress, out: Path) -> Iterator[None]:
+    """An attack that meets NaN or infinity knows neither the step nor what to go back to: here both are added."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise not_finite(step, {what: math.nan}, state, out) from error
 
 
 def not_finite(step: int, culprits: dict[str, float], state: Progress, out: Path) -> TrainingError:

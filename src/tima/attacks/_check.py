@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tima.attacks.projections import Generators, check_norm
-from tima.errors import DataError, EpsError, ModelError, RecipeError
+from tima.errors import DataError, EpsError, ModelError, NotFiniteError, RecipeError
 
 
 def check_attack(
@@ -155,7 +155,7 @@ def eps_tensor(eps: float | Tensor, image_BCHW: Tensor, norm: str) -> Tensor:
 def not_finite(bad: Tensor) -> None:
     """Raise `ModelError` when the flag is set."""
     if bool(bad):
-        raise ModelError(
+        raise NotFiniteError(
             "The attack met NaN or infinite values: the model's logits, its loss or its pixel gradients are not finite. "
             "A score from such a model means nothing. Check the checkpoint for NaN weights, or run in fp32 (precision: fp32)."
         )
