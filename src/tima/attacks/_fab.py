@@ -49,6 +49,9 @@ class FabSearch(PooledSearch[FabRows]):
     beta: float
     stop_when_broken: bool
 
+    def draws(self) -> list[torch.Generator] | None:
+        return self.randoms.own
+
     def begin(self, row_N: Tensor) -> FabRows:
         ball, class_AK = self.starts.ball(row_N), self.class_NK[row_N]
         fields = fresh(row_N, self.label_N, self.starts.image_NCHW, ball)

@@ -53,6 +53,8 @@ def run_pool(
     advance: Callable[[State], Tensor],
     end: Callable[[State], None],
     device: torch.device,
+    begun: "tuple[State, int] | None" = None,
+    between: "Callable[[State, int], None] | None" = None,
 ) -> None:
     """Carry `total` images through a search, at most `batch_size` at a time.
 
@@ -63,10 +65,11 @@ def run_pool(
         advance: one step of every row, changing the state in place; returns which rows have ended (bool, one a row).
         end: takes the state of the rows that have ended.
         device: where the indices live.
+        begun: go on from this state, in which so many images have begun.
+        between: told the state after every step, and how many images have begun.
     """
     size = total if batch_size is None else min(total, batch_size)
-    state: State | None = None
-    taken = 0
+    state, taken = begun if begun is not None else (None, 0)
     while taken < total or state is not None:
         room = size - (0 if state is None else len(state))
         if taken < total and room > 0:
@@ -82,3 +85,5 @@ def run_pool(
         elif number:
             end(state.select(ended_B))
             state = state.select(~ended_B)
+        if between is not None and state is not None:
+            between(state, taken)

@@ -5,12 +5,14 @@ Shapes: `N` images in all, `A` images in the batch, `C` channels or classes, `H,
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from tima.attacks._check import check_classes, not_finite
+from tima.attacks._kept import Keeper, filled, flat
 from tima.attacks._pool import Rows, run_pool
 from tima.attacks._starts import Starts
 from tima.attacks.losses import LogitsFn
@@ -51,8 +53,38 @@ class PooledSearch(ABC, Generic[R]):
         self.bad = torch.zeros((), dtype=torch.bool, device=self.found_NCHW.device)
         self.label_N = self.label_N.detach().to(self.found_NCHW.device)
         self.asked = False
-        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, torch.device("cpu"))
+        keeper: Keeper | None = getattr(self.logits_fn, "keeper", None)
+        if keeper is None or self.draws() is None:
+            begun, between = None, None
+        else:
+            begun, between = self._went_on(keeper), partial(self._keep_all, keeper)
+        cpu = torch.device("cpu")
+        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, cpu, begun, between)
         return self.found_NCHW
+
+    def draws(self) -> list[torch.Generator] | None:
+        """The generators that this search may ask, one an image; None where images share one and it cannot be kept."""
+        return self.starts.own
+
+    def _keep_all(self, keeper: Keeper, rows: R, taken: int) -> None:
+        """All that the search stands on, between two steps. What met NaN is no state to go on from."""
+        if keeper.due() and not bool(self.bad):
+            random = [generator.get_state() for generator in self.draws() or []]
+            tensors = {"found": self.found_NCHW, "bad": self.bad, "taken": torch.tensor(taken), **flat(rows, "rows")}
+            keeper.save({**tensors, "random": torch.stack(random) if random else torch.empty(0)})
+
+    def _went_on(self, keeper: Keeper) -> tuple[R, int] | None:
+        """Where an earlier call of this search stood."""
+        kept = keeper.load()
+        if kept is None:
+            return None
+        rows = filled(self.begin(torch.arange(1)), kept, "rows")  # what it draws is taken back by the next lines
+        for generator, state in zip(self.draws() or [], kept["random"], strict=True):
+            generator.set_state(state.clone())  # a view into the others is no state to torch
+        self.found_NCHW.copy_(kept["found"])
+        self.bad = kept["bad"].to(self.bad.device)
+        self.asked = True
+        return rows, int(kept["taken"])
 
     def look_once(self, output_AC: Tensor, label_A: Tensor) -> None:
         """Check the model's first answer: whether it has the classes that the labels mean."""

@@ -59,6 +59,9 @@ class SquareSearch(PooledSearch[SquareRows]):
         with torch.no_grad():
             return super().search(batch_size)
 
+    def draws(self) -> list[torch.Generator]:
+        return list(self.generators)
+
     def begin(self, row_N: Tensor) -> SquareRows:
         image_ACHW, zero_A = self.starts.image_NCHW[row_N], torch.zeros(len(row_N), dtype=torch.long)
         nothing_A = torch.full((len(row_N),), -torch.inf, device=image_ACHW.device)

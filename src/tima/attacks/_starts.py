@@ -39,6 +39,13 @@ class Starts:
         self.extra = 0 if start_NCHW is None else 1
         self._drawn: dict[int, Tensor] = {}
 
+    @property
+    def own(self) -> list[torch.Generator] | None:
+        """The generators that may be asked, one an image; none where nothing is drawn; None where images share one."""
+        if not self.random_start:
+            return []
+        return list(self.generator) if isinstance(self.generator, Sequence) else None
+
     def ball(self, row_N: Tensor) -> Ball:
         """The ball around some images."""
         return make_ball(self.norm, self.image(row_N), self.eps_N[row_N])

@@ -60,9 +60,9 @@ class CountedModel:
         self.logits_fn = logits_fn
         self.reset()
 
-    def reset(self) -> None:
-        """Start counting at 0 again."""
-        self.forwards = self.backwards = 0
+    def reset(self, forwards: int = 0, backwards: int = 0, gradients: GradientStats | None = None) -> None:
+        """Start counting again, at 0 or where an earlier count ended."""
+        self.forwards, self.backwards, self._earlier = forwards, backwards, gradients or GradientStats()
         self._images = self._values = 0
         self._sums: Tensor | None = None  # zero values, zero images, non-finite values; on the device, read once at the end
 
@@ -70,7 +70,7 @@ class CountedModel:
     def gradients(self) -> GradientStats:
         """What the pixel gradients looked like so far. Waits for the device."""
         zero_values, zero_images, non_finite = (0, 0, 0) if self._sums is None else self._sums.tolist()
-        return GradientStats(self._images, self._values, zero_values, zero_images, non_finite)
+        return self._earlier + GradientStats(self._images, self._values, zero_values, zero_images, non_finite)
 
     def __call__(self, image_BCHW: Tensor) -> Tensor:
         self.forwards += len(image_BCHW)

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from tima.attacks import CountedModel, Stage
 from tima.attacks.projections import make_ball
 from tima.evaluation.clean import answers
+from tima.evaluation.inside import Inside
 from tima.evaluation.limits import BLOCK_BATCHES
 from tima.evaluation.parts import Block, Costs
 
@@ -50,13 +52,13 @@ def open_block(judge: "Judge", position_B: Tensor, target: Target, eps: float, a
     )
 
 
-def run_attack(judge: "Judge", block: Block, target: Target, eps: float) -> None:
-    """The next attack of the protocol on what the ones before left standing, in place in `block`.
+def run_attack(judge: "Judge", block: Block, target: Target, eps: float, path: Path) -> float:
+    """The next attack of the protocol on what the ones before left standing, in place in `block`, whose file is at `path`.
 
     A standing image keeps the point of smallest margin over all attacks, and what the smaller eps found: the next eps starts
-    there, and margins never rise with eps.
+    there, and margins never rise with eps. Returns the seconds that went into it before an interruption.
     """
-    number = block.next_attack
+    number, before = block.next_attack, 0.0
     stage = judge.stages[number]
     standing_A = (block.broken_by_B < 0).nonzero()[:, 0]
     judge.meter.attack(stage.name)
@@ -65,31 +67,36 @@ def run_attack(judge: "Judge", block: Block, target: Target, eps: float) -> None
         judging = Watched(judge.subject.exact, judge.meter.images)
         place = f"{stage.name} at eps {eps * 255:g}/255" if judge.protocol.norm == "l_inf" else f"{stage.name} at eps {eps:g}"
 
-        def work() -> tuple[Tensor, Tensor]:
+        def work() -> tuple[Tensor, Tensor, float]:
             counted.reset()  # what an attempt that ran out of memory did is not the attack's cost
+            counted.keeper = inside = Inside(path, block, counted, standing_A, judge.limits.batch_size)
             found = _call(judge, counted, stage, number, standing_A, target, eps)
-            return found, judge.logits(found, judging)
+            return found, judge.logits(found, judging), inside.earlier
 
         started = time.perf_counter()
-        found_ACHW, logits_AC = judge.limits.attempt(work, place)
+        found_ACHW, logits_AC, before = judge.limits.attempt(work, place)
         _keep_best(block, standing_A, found_ACHW, logits_AC.cpu(), target.label_B[standing_A], number)
         cost = block.costs[number]
         cost.attacked = len(standing_A)
         cost.forwards, cost.backwards = counted.forwards + len(standing_A), counted.backwards
         cost.gradients = vars(counted.gradients)
-        cost.seconds = time.perf_counter() - started
+        cost.seconds = before + time.perf_counter() - started
     block.next_attack = number + 1
+    return before
 
 
 def _call(
-    judge: "Judge", counted: CountedModel, stage: Stage, number: int, standing_A: Tensor, target: Target, eps: float
+    judge: "Judge", counted: "Watched", stage: Stage, number: int, standing_A: Tensor, target: Target, eps: float
 ) -> Tensor:
     """The attack's adversarial images. It gets the whole block where it refills its batch itself."""
     refills = _takes(stage, "batch_size")
     batch_size = judge.limits.batch_size
     device = judge.subject.device
     found = []
-    for row_A in standing_A.split(batch_size * BLOCK_BATCHES if refills else batch_size):
+    parts = standing_A.split(batch_size * BLOCK_BATCHES if refills else batch_size)
+    if len(parts) > 1:  # a state says nothing of the parts before; happens where an attack refills no batch, or memory is short
+        counted.keeper = None
+    for row_A in parts:
         words: dict[str, Any] = {"batch_size": batch_size} if refills else {}
         keys = [f"{judge.protocol.seed}:{stage.name}:{number}:{eps!r}:{i}" for i in target.index_B[row_A].tolist()]
         with torch.autocast(device.type, torch.bfloat16, enabled=judge.subject.autocast):
@@ -122,11 +129,12 @@ def _keep_best(block: Block, row_A: Tensor, found_ACHW: Tensor, logits_AC: Tenso
 
 
 class Watched(CountedModel):
-    """Counts, and tells the bar."""
+    """Counts, tells the bar, and says where the attack is kept."""
 
     def __init__(self, logits_fn: Any, tell: Any) -> None:
         super().__init__(logits_fn)
         self.tell = tell
+        self.keeper: Inside | None = None
 
     def __call__(self, image_BCHW: Tensor) -> Tensor:
         self.tell(len(image_BCHW))

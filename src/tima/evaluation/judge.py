@@ -16,6 +16,7 @@ from tima.attacks import Stage
 from tima.eps import eps_text
 from tima.errors import DataError
 from tima.evaluation.attack import Target, open_block, run_attack, store_8bit
+from tima.evaluation.inside import inside_path
 from tima.evaluation.limits import Limits
 from tima.evaluation.meter import Meter
 from tima.evaluation.parts import Block, Offsets, write_block, write_tensors
@@ -51,8 +52,8 @@ class Judge:
         standing_N = (arrays["correct_N"] if step == 0 else arrays["robust_EN"][step - 1]).nonzero()[:, 0]
         found = self.store.survey(step)
         offsets = self.store.offsets(step, self.source.shape, standing_N)
-        self.shards.wait()  # everybody has looked before anybody writes
         begun = [self.store.take(path) for path in found.begun]
+        self.shards.wait()  # everybody has looked before anybody writes
         taken_N = torch.cat([found.done_N, *(block.position_B for block in begun)])
         fresh_N = self.shards.share(standing_N[~torch.isin(standing_N, taken_N)])
         mine = list(zip(found.begun, begun, strict=True))[self.shards.rank :: self.shards.size]
@@ -83,12 +84,13 @@ class Judge:
         earlier = sum(cost.seconds for cost in block.costs)  # before an interruption
         while block.next_attack < len(self.stages):
             before = int((block.broken_by_B < 0).sum())
-            run_attack(self, block, target, eps)
+            earlier += run_attack(self, block, target, eps, path)
             broken = before - int((block.broken_by_B < 0).sum())
             left = len(self.stages) - block.next_attack
             self.meter.advance(before + broken * left, broken)
             if left and before > broken:
                 write_block(path, block)
+                inside_path(path).unlink(missing_ok=True)
             else:
                 block.next_attack = len(self.stages)
         self._finish(path, block, target, eps, earlier + time.perf_counter() - started)
@@ -121,7 +123,8 @@ class Judge:
         }
         write_tensors(path.with_suffix(".block"), tensors, facts)
         self.limits.fallbacks = []
-        path.unlink(missing_ok=True)
+        for done in (inside_path(path), path):
+            done.unlink(missing_ok=True)
 
     def _target(self, position_B: Tensor, arrays: dict[str, Tensor], offsets: Offsets | None) -> Target:
         index_B = arrays["index_N"][position_B]

@@ -143,7 +143,8 @@ class Store:
 
     def forget(self, step: int | str) -> None:
         """Drop the files of an eps that nobody starts from any more."""
-        for path in [*self.work.glob(f"{step}.*.block"), *self.work.glob(f"{step}.*.begun"), self.work / f"{step}.kept"]:
+        endings = ("block", "begun", "inside")
+        for path in [*(p for ending in endings for p in self.work.glob(f"{step}.*.{ending}")), self.work / f"{step}.kept"]:
             path.unlink(missing_ok=True)
 
     def _lost(self, why: str) -> ResultError:
