@@ -52,3 +52,13 @@ def test_fp32_answers_for_itself_and_bf16_does_not(tiny_clip: HuggingFaceEncoder
     assert 10 * float((fp32(pixels) - exact).abs().max().detach()) < fp32.tolerance == pytest.approx(1e-4 * scale)
     assert bf16.tolerance == CountedModel(bf16).tolerance == math.inf
     assert CountedModel(fp32).tolerance == fp32.tolerance
+
+
+def test_where_torch_may_round_fp32_products_nothing_is_promised(tiny_clip: HuggingFaceEncoder) -> None:
+    fp32, before = attack_model(ZeroShotClassifier(tiny_clip, ["cat", "dog"])), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")  # bf16 products on a CPU, TF32 on a GPU
+        assert fp32.tolerance == math.inf
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert fp32.tolerance < math.inf

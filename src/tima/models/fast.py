@@ -88,9 +88,12 @@ class AttackModel:
 
     @property
     def tolerance(self) -> float:
-        """How far logits may be from `exact`'s: a rounding of the cosines in fp32, ten times what was ever seen; in bf16
-        nothing is promised."""
-        return 1e-4 * float(self.classifier.model.logit_scale.detach()) if self.dtype == torch.float32 else math.inf
+        """How far logits may be from `exact`'s: a rounding of the cosines in fp32, ten times what was ever seen. Nothing is
+        promised in bf16, nor where torch may round fp32 products (TF32, `set_float32_matmul_precision`)."""
+        rounds = torch.get_float32_matmul_precision() != "highest"
+        rounds = rounds or (self.classifier.text_CD.is_cuda and torch.backends.cudnn.allow_tf32)
+        scale = float(self.classifier.model.logit_scale.detach())
+        return math.inf if rounds or self.dtype != torch.float32 else 1e-4 * scale
 
     def exact(self, image_BCHW: Tensor) -> Tensor:
         """The classifier itself in fp32, through its library, whatever the surroundings have switched on."""
