@@ -69,11 +69,24 @@ def test_contradictions_are_refused(tmp_path: Path) -> None:
     refused("schema", schema="other/9")
     refused("wall_time_s", wall_time_s=-1)
     refused("nonsense", nonsense=1)
+    refused("needs the protocol that it was measured by; its name, version, attack, eps is missing", protocol={})
+    refused("its version is missing", protocol={**good["protocol"], "version": None})
     result = make_result()
     result.n = 11
     with pytest.raises(ResultError, match="counts of images differ"):
         write_result(tmp_path / "new.json", result)
     assert not (tmp_path / "new.json").exists()
+
+
+def test_without_a_protocol_there_is_no_result(tmp_path: Path) -> None:
+    """Neither in memory nor from a file, nor by taking it away before writing."""
+    with pytest.raises(ValueError, match="needs the protocol"):
+        make_result(protocol={})
+    result = make_result()
+    result.protocol = {}
+    with pytest.raises(ResultError, match="needs the protocol"):
+        write_result(tmp_path / "x.json", result)
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_unreadable_files_say_where_and_what_to_do(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -161,6 +161,14 @@ class Result(_Record):
     wall_time_s: float = Field(ge=0)
     complete: bool = False
     finished: str | None = None
+
+    @field_validator("protocol")
+    @classmethod
+    def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """A number without a protocol means nothing, so there is no such result."""
+        if lacking := [key for key in ("name", "version", "attack", "eps") if not value.get(key)]:
+            raise ValueError(f"a result needs the protocol that it was measured by; its {', '.join(lacking)} is missing")
+        return value
 
     @model_validator(mode="after")
     def _order_of_truth(self) -> "Result":
