@@ -58,7 +58,9 @@ def test_the_toy_models_are_what_they_are_called(sound: Net, undefended: Net) ->
 
 def test_low_precision_that_points_elsewhere_is_caught(sound: Net, undefended: Net) -> None:
     low = next(case for case in cases(sound, undefended) if case.attack_fn)
-    assert look(judged(low), "precision").value == pytest.approx(1)  # all gradients have underflowed
+    found = look(judged(low), "precision")
+    assert found.fired
+    assert found.value == pytest.approx(1)  # all gradients have underflowed
     same = Case("bf16 weights would do this", None, sound, lambda x: sound(x) * 1.001)
     found = look(judged(same), "precision")
     assert not found.fired
@@ -87,6 +89,15 @@ def test_an_attack_that_did_nothing_is_found_out_from_every_side(undefended: Net
     for name in ("loss rise", "one step", "transfer", "black box"):
         assert look(health, name).fired, name
         assert look(health, name).note in health.reasons
+
+
+def test_hidden_gradients_leave_images_standing_where_all_must_fall(sound: Net, undefended: Net) -> None:
+    rounded = next(case for case in cases(sound, undefended) if case.name == "rounded input")
+    health = judged(rounded)
+    found = look(health, "large eps")
+    assert found.fired and found.note in health.reasons
+    assert found.value is not None and found.limit is not None and found.value > found.limit
+    assert not look(judged(Case("", None, undefended)), "large eps").fired
 
 
 def test_black_box_counts_the_whole_evaluation(sound: Net) -> None:
@@ -118,6 +129,7 @@ def test_the_attacks_own_gradients_count(sound: Net) -> None:
     found = evidence(Case("", None, sound))
     dead = assess(**found | {"gradients": GradientStats(100, 30000, 6000, 20, 0)})
     assert (look(dead, "zero steps").value, look(dead, "zero steps").fired) == (0.2, True)
+    assert "of all pixel values 20.00% were 0" in look(dead, "zero steps").note  # rises before whole gradients are 0
     bad = assess(**found | {"gradients": GradientStats(100, 30000, 0, 0, 3)})
     assert look(bad, "non-finite gradients").value == pytest.approx(1e-4)
     assert look(bad, "non-finite gradients").fired

@@ -25,12 +25,18 @@ def zero_gradients(probe: Probe) -> Indicator:
 
 
 def zero_steps(probe: Probe) -> Indicator:
-    """Share of the attack's own gradients that were 0 in every pixel; on the probe where the attack did not count."""
+    """Share of the attack's own gradients that were 0 in every pixel; on the probe where the attack did not count.
+
+    The note says how many single pixel values were 0: they rise first when gradients underflow.
+    """
     stats = probe.gradients
     if stats is None or stats.images == 0:
-        value, source = float((probe.clean_gradients[0].flatten(1) == 0).all(1).float().mean()), "on the clean probe"
+        zero_BP = probe.clean_gradients[0].flatten(1) == 0
+        value, values, source = float(zero_BP.all(1).float().mean()), float(zero_BP.float().mean()), "on the clean probe"
     else:
-        value, source = stats.zero_image_share, f"of {stats.images} gradients of the attack"
+        value, values = stats.zero_image_share, stats.zero_value_share
+        source = f"of {stats.images} gradients of the attack"
+    source += f"; of all pixel values {values:.2%} were 0"
     fired = f"{value:.0%} of the gradients were 0 in every pixel ({source}): the attack stood still there"
     return from_value("zero steps", value, 1.0 if probe.scale_free else ZERO_STEPS, fired, source)
 
