@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from tima.evaluation.missing import read_missing
 from tima.report.comparison import MISSING, UNFINISHED, Block, Cell, Comparison, protocol_key
+from tima.report.eight_bits import eight_bit_sentence
 from tima.report.runs import Run
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def summary_sentences(comparison: Comparison, found: "Paired | None" = None) -> 
 
 def closing_sentences(comparison: Comparison) -> list[str]:
     """What the numbers cost and whether their attack can be believed; empty where the results do not say."""
-    return [sentence for sentence in (cost_sentence(comparison), health_sentence(comparison)) if sentence]
+    said = (cost_sentence(comparison), health_sentence(comparison), eight_bit_sentence(comparison))
+    return [sentence for sentence in said if sentence]
 
 
 def cost_sentence(comparison: Comparison) -> str:
