@@ -227,6 +227,43 @@ def test_eps_may_differ_from_image_to_image(name: str) -> None:
     assert bool(((found.double() - IMAGE.double()).flatten(1).norm(dim=1) <= eps.double()).all())
 
 
+TARGETED = [name for name, attack in ATTACKS.items() if "targeted" in inspect.signature(attack).parameters]
+LONGER: dict[str, dict[str, Any]] = {
+    **{name: {"steps": 12} for name in ("pgd", "mi-fgsm", "apgd", "fab", "transfer")},
+    **{"fgsm": {}, "cw": {"steps": 40, "searches": 6, "c_init": 0.1}, "square": {"queries": 150}, "noise": {"tries": 30}},
+}
+
+
+@pytest.mark.parametrize("norm", ["l_inf", "l_2"])
+@pytest.mark.parametrize("name", TARGETED)
+def test_a_target_is_approached_under_both_norms_and_by_random_numbers_of_ones_own(name: str, norm: str) -> None:
+    """`autoattack` alone has no target: it is untargeted as published."""
+    if name == "cw" and norm == "l_inf":
+        return
+    target, eps = (
+        MODEL(IMAGE).topk(2, dim=1).indices[:, 1],
+        torch.tensor([0.05, 0.1, 0.15, 0.2]) * (1 if norm == "l_inf" else 6),
+    )
+
+    def found(batch_size: int) -> Tensor:
+        own = [torch.Generator().manual_seed(i) for i in range(4)]
+        words = {**LONGER[name], "norm": norm, "targeted": True, "generator": own, "batch_size": batch_size}
+        return attacked(name, label=target, eps=eps, **words)
+
+    adv = found(4)
+    offset = (adv.double() - IMAGE.double()).flatten(1)
+    length = offset.abs().amax(1) if norm == "l_inf" else offset.norm(dim=1)
+    assert bool((length <= eps.double()).all()) and 0 <= float(adv.min()) <= float(adv.max()) <= 1
+
+    def ahead(image: Tensor) -> Tensor:
+        logits = MODEL(image).detach()
+        return logits.gather(1, target[:, None])[:, 0] - logits.scatter(1, target[:, None], -torch.inf).amax(1)
+
+    assert bool((ahead(adv) > ahead(IMAGE)).all()), "some image is no nearer to its target"
+    assert name == "noise" or bool((ahead(adv) > 0).any()), "no target was reached"
+    torch.testing.assert_close(found(1), adv, atol=1e-5, rtol=0)
+
+
 def test_autoattack_without_a_version_or_with_odd_counts() -> None:
     for version in (None, 3, [3], {"standard"}):
         with pytest.raises(RecipeError, match="version is one of standard, plus, rand, or a list of stages"):

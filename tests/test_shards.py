@@ -20,6 +20,7 @@ from tima.evaluation.shards import Shards
 from tima.results import load_results, load_sidecar, read_result, result_path
 
 PROTOCOL = protocol_for(eps="1/1020,2/255", adversarial_8bit=True)
+LAUNCH = Path(__file__).parents[1] / "examples" / "launch"
 WORDS: dict[str, Any] = {"batch_size": 4, "gallery": 3, "progress": False}
 
 
@@ -67,23 +68,26 @@ def test_two_processes_equal_one(tokenizer: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_command_line(tokenizer: Any, tmp_path: Path) -> None:
+def test_torchrun_and_accelerate_launch_start_the_command_line(tokenizer: Any, tmp_path: Path) -> None:
     build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
     write_image_folder(make_image_set(n=24, classes=4), tmp_path / "toy" / "test")
     words = ["-m", "tima", "evaluate", "--model", tmp_path / "model", "--data", tmp_path / "toy", "--steps", 3]
     words += ["--eps", "1/255", "--no-health"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    environment = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"} | {"OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    # the plain flags `--cpu --num_processes 2` start one process and say nothing
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "2cpu.yaml")]
+    accelerate += [f"--main_process_port={free_port()}"]
     found = []
-    for start in ([sys.executable], launch):
-        out = tmp_path / str(len(start))
+    for number, start in enumerate(([sys.executable], torchrun, accelerate)):
+        out = tmp_path / str(number)
         line = [*map(str, [*start, *words, "--out", out])]
         done = subprocess.run(line, check=True, env=environment, capture_output=True, text=True)
         assert done.stdout.count("Results:") == 1  # one process prints
         (path,) = (out / "results").glob("*.json")
         found.append(read_result(path))
-    assert counts(found[0]) == counts(found[1])
-    assert [result.machine["processes"] for result in found if result.machine] == ["1", "2"]
+    assert counts(found[0]) == counts(found[1]) == counts(found[2])
+    assert [result.machine["processes"] for result in found if result.machine] == ["1", "2", "2"]
 
 
 @leaves
