@@ -1,10 +1,11 @@
 """The same weights under the three protocols, as a user would: `tima evaluate` three times, `tima report --compare-protocols`.
 
-    python benchmarks/protocols.py --model runs/demo/tima --samples 64
-    python benchmarks/protocols.py --stored docs/demo/tima --data cifar10,groceries     # results that are there already
+    python benchmarks/protocols.py --model runs/demo/tima --about "the demo's TIMA model" --samples 48
+    python benchmarks/protocols.py --page-only          # the page from the results that are there
 
-The shipped protocols with fewer images: nothing else differs, and the name says how many (`standard-64`). The table goes into
-docs/evaluation.md between its markers.
+The shipped protocols with fewer images, the same ones under all three: nothing else differs, and the name says how many
+(`standard-48`). What was measured is kept in benchmarks/results/protocols; the table goes into docs/evaluation.md between its
+markers. A run that was stopped goes on.
 """
 
 import argparse
@@ -14,32 +15,35 @@ import sys
 from pathlib import Path
 
 from tima.protocols import load_protocol
-from tima.results import load_results
+from tima.results import Result, load_results, write_result
 
-PAGE = Path(__file__).parent.parent / "docs" / "evaluation.md"
-NAMES = ("standard", "fare-aa", "tecoa-pgd")
+HERE = Path(__file__).parent
+PAGE, KEPT = HERE.parent / "docs" / "evaluation.md", HERE / "results" / "protocols"
+NAMES = ("tecoa-pgd", "fare-aa", "standard")  # the quick ones first
 BEGIN, END = "<!-- made by benchmarks/protocols.py: begin -->", "<!-- end -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="runs/demo/tima")
-    parser.add_argument("--about", default="", help="what the model is, for the page")
+    parser.add_argument("--about", default="", help="what the model is, for tables and page; by default --model")
     parser.add_argument("--data", default="cifar10")
-    parser.add_argument("--stored", type=Path, help="a run folder: evaluate nothing, compare what it holds of --data")
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("runs/protocols"), help="where protocols and results go")
+    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--out", type=Path, default=Path("runs/protocols"), help="where protocols and unfinished results go")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="a run folder: its results make the page")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page-only", action="store_true")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in () if options.stored else NAMES:
-        file = small_protocol(name, options.samples, options.out)
-        tima("evaluate", "--model", options.model, "--data", options.data, "--protocol", file, "--out", options.out, "--quiet")
-    if options.stored:
-        copy(options.stored, options.data.split(","), options.out)
+    if not options.page_only:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in NAMES:
+            file = small_protocol(name, options.samples, options.out)
+            words = ("--model", options.model, "--data", options.data, "--protocol", file, "--out", options.out, "--quiet")
+            tima("evaluate", *words, "--gallery", 0)
+        keep(options.out, options.kept, options.about or options.model)
     table = options.out / "protocols.md"
-    tima("report", "--compare-protocols", options.out, "--format", "markdown", "--out", table)
-    write(options.page, text(options, table.read_text(encoding="utf-8")))
+    tima("report", "--compare-protocols", options.kept, "--format", "markdown", "--out", table)
+    write(options.page, text(load_results(options.kept), table.read_text(encoding="utf-8")))
 
 
 def small_protocol(name: str, samples: int, folder: Path) -> Path:
@@ -53,27 +57,28 @@ def small_protocol(name: str, samples: int, folder: Path) -> Path:
     return file
 
 
-def copy(run: Path, names: list[str], out: Path) -> None:
-    """The results of some data sets."""
-    shutil.rmtree(out / "results", ignore_errors=True)
-    (out / "results").mkdir(parents=True)
-    for file in (run / "results").glob("*"):
-        if file.name.split(".")[0] in names:
-            shutil.copy2(file, out / "results")
+def keep(out: Path, kept: Path, about: str) -> None:
+    """The finished records, without the outcomes of single images, in place of those that were there."""
+    found = load_results(out)
+    shutil.rmtree(kept / "results", ignore_errors=True)
+    for result in found:
+        result.model = about
+        write_result(kept / "results" / f"{result.dataset}.{result.protocol['name']}.json", result)
 
 
 def tima(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "tima", *map(str, words)], check=True)
 
 
-def text(options: argparse.Namespace, table: str) -> str:
+def text(results: list[Result], table: str) -> str:
     """What stands between the markers."""
-    results = load_results(options.out)
-    minutes = ", ".join(f"{r.dataset} under {r.protocol['name']}: {r.n} images, {r.wall_time_s / 60:.1f} min" for r in results)
+    minutes = ", ".join(f"{r.dataset} under {r.protocol['name']} {r.wall_time_s / 60:.1f} min" for r in results)
+    grids = ", ".join(f"{r.grid} px under {r.protocol['name']}" for r in results)
     there = results[0].machine or {}
+    same = "the same under every protocol" if len({(r.dataset, r.seed, r.n) for r in results}) == 1 else "not always the same"
     lines = [
-        f"Measured: {options.about or options.model} ({minutes}; {there.get('cpu')}, {there.get('threads')} thread(s), "
-        f"torch {results[0].versions['torch']}).",
+        f"Measured: {results[0].model}, {results[0].n} images, {same} ({minutes}; {there.get('cpu')}, "
+        f"{there.get('threads')} thread(s), torch {results[0].versions['torch']}). Eps applies to a grid of {grids}.",
         "",
         # a page's headings are its own
         "\n".join(f"**{line.lstrip('# ')}**" if line.startswith("#") else line for line in table.strip().splitlines()),
