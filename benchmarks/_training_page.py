@@ -15,7 +15,8 @@ def page(records: dict[str, Record]) -> str:
         "",
         "The tables are made by `python benchmarks/training.py` from `benchmarks/results/training`. Every repeat runs every",
         "candidate once, one after the other; ratios are formed within a repeat and given as lowest / median / highest.",
-        "The first run of each, in which things are set up and compiled, does not count.",
+        "The first run of each, in which things are set up and compiled, does not count. On a shared machine a core's bf16",
+        "unit comes and goes, threefold from second to second; 'best of each' is the ratio of the shortest times.",
         "",
     ]
     if any(record for record in records.values()):
@@ -37,6 +38,13 @@ def ratios(record: Record, over: tuple[str, ...], name: str) -> list[float]:
     return [min(times) / mine for mine, *times in zip(seconds[name], *known, strict=False)]
 
 
+def best_ratio(record: Record, over: tuple[str, ...], name: str) -> float | None:
+    """The shortest time of any of `over` by the shortest of `name`."""
+    seconds = record["seconds"]
+    known = [min(seconds[other]) for other in over if other in seconds]
+    return min(known) / min(seconds[name]) if known and name in seconds else None
+
+
 def spread(values: list[float], digits: int = 2) -> str:
     return " / ".join(f"{v:.{digits}f}" for v in (min(values), median(values), max(values))) if values else "not measured"
 
@@ -48,27 +56,34 @@ def share_of_peak(record: Record, name: str) -> list[float]:
 
 
 def _targets(records: dict[str, Record]) -> list[str]:
-    rows: list[tuple[str, str, float, list[float], bool]] = []
+    rows: list[tuple[str, str, float, list[float], float | None, bool]] = []
     if (pgd := records.get("pgd")) is not None:
-        rows += [("PGD step, uncompiled, over the fastest other", "4", 4.0, ratios(pgd, PEERS, "tima"), True)]
-        rows += [
-            ("PGD step, compiled, over the fastest other", "5 (stretch 6)", 5.0, ratios(pgd, PEERS, "tima compiled"), True)
-        ]
+        for what, name, target, limit in (
+            ("uncompiled", "tima", "4", 4.0),
+            ("compiled", "tima compiled", "5 (stretch 6)", 5.0),
+        ):
+            found = ratios(pgd, PEERS, name), best_ratio(pgd, PEERS, name)
+            rows += [(f"PGD step, {what}, over the fastest other", target, limit, *found, True)]
         for name in ("tima", "tima compiled"):
-            rows += [(f"share of the bf16 peak in the attack, {name}, %", "60", 60.0, share_of_peak(pgd, name), True)]
+            shares = share_of_peak(pgd, name)
+            best = max(shares, default=None)
+            rows += [(f"share of the best bf16 peak in the attack, {name}, %", "60", 60.0, shares, best, True)]
     if (tecoa := records.get("tecoa")) is not None:
         for plain in ("plain fp32 loop, autograd.grad", "plain fp32 loop, loss.backward"):
             for name in ("tima", "tima compiled", "tima compiled, best iterate"):
-                rows += [(f"TeCoA step: {name}, over the {plain}", "4", 4.0, ratios(tecoa, (plain,), name), True)]
+                found = ratios(tecoa, (plain,), name), best_ratio(tecoa, (plain,), name)
+                rows += [(f"TeCoA step: {name}, over the {plain}", "4", 4.0, *found, True)]
     if (tima := records.get("tima")) is not None:
         for name in (n for n in tima["seconds"] if n != "tecoa"):
             values = [1 / r for r in ratios(tima, ("tecoa",), name)]
-            rows += [(f"{name} ({tima['classes']} in all), time over our TeCoA step", "at most 1.3", 1.3, values, False)]
-    lines = ["## Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
-    for what, target, limit, values, at_least in rows:
+            inverse = best_ratio(tima, ("tecoa",), name)
+            what = f"{name} ({tima['classes']} in all), time over our TeCoA step"
+            rows += [(what, "at most 1.3", 1.3, values, 1 / inverse if inverse else None, False)]
+    lines = ["## Targets", "", "| what | target | lowest / median / highest | best of each | |", "|---|---|---|---|---|"]
+    for what, target, limit, values, best, at_least in rows:
         good = bool(values) and (median(values) >= limit if at_least else median(values) <= limit)
         verdict = "" if not values else "met" if good else "**not met**"
-        lines.append(f"| {what} | {target} | {spread(values)} | {verdict} |")
+        lines.append(f"| {what} | {target} | {spread(values)} | {'' if best is None else f'{best:.2f}'} | {verdict} |")
     return [*lines, ""]
 
 
