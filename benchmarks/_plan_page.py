@@ -60,7 +60,24 @@ def check_table(record: dict[str, Any], results: Path) -> str:
         "measured s/step, min / median / max",
         "predicted",
     ]
-    return f"{markdown(([*head, 'ratio'], rows))}\n\n{inside} of {len(rows)} settings within 20 %."
+    text = f"{markdown(([*head, 'ratio'], rows))}\n\n{inside} of {len(rows)} settings within 20 %."
+    return "\n\n".join([text, *(other_calibration(path, results) for path in sorted(results.glob("calibration-*.json")))])
+
+
+def other_calibration(path: Path, results: Path) -> str:
+    """What the same predictions came to with a calibration from another hour: how far the machine itself moves them."""
+    from plan_check import CHECKS, stored
+
+    record = json.loads(path.read_text())
+    ratios = []
+    for name, found in stored(results).items():
+        ((step, measured),) = trained_steps(found, CHECKS[name][5])
+        ratios.append(calibrated(record, CHECKS[name][5]).seconds(step) / measured)
+    inside = sum(abs(ratio - 1) <= 0.2 for ratio in ratios)
+    return (
+        f"With a calibration of another hour on the same machine ({record['peak_gflops']['bf16']['best']:,.0f} GFLOP/s bf16): "
+        f"{inside} of {len(ratios)} within 20 %, ratios {min(ratios):.2f} to {max(ratios):.2f}."
+    )
 
 
 def growth_table() -> str:

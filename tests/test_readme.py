@@ -22,14 +22,16 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 <= float(robust) <= float(clean) <= 1
 
 
-def test_the_table_is_made_from_the_stored_results() -> None:
+def test_the_tables_are_made_from_the_stored_results() -> None:
     sys.path.insert(0, str(ROOT / "tools"))
     try:
-        from update_readme import with_table
+        from update_readme import PAGES, with_table
     finally:
         sys.path.pop(0)
-    text = README.read_text(encoding="utf-8")
-    assert "| cifar10" in text and with_table(text) == text
+    assert len(PAGES) == 2
+    for name, protocol in PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "| cifar10" in text and f"Protocol {protocol}@" in text and with_table(text, protocol) == text
 
 
 def test_nano_is_small_and_says_what_it_is() -> None:

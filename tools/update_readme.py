@@ -1,4 +1,4 @@
-"""Put the demo's table into README.md, from the result files in docs/demo.
+"""Put the demo's tables into README.md (AutoAttack) and docs/demo.md (PGD, which `make demo` runs), from the files in docs/demo.
 
     tima demo
     tima evaluate --model runs/demo/tima --data pictures,zero-shot --protocol demo-autoattack   # and tecoa, and nano:
@@ -13,12 +13,16 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tima.report import markdown_table
+from tima.report.compare import compare
+from tima.report.runs import read_runs
+from tima.report.text_tables import markdown
+from tima.report.words import warnings_of
 from tima.results import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "docs" / "demo"
 RUNS = ("original", "tecoa", "tima")
+PAGES = {"README.md": "demo-autoattack", "docs/demo.md": "demo"}  # page: protocol of its table
 BEGIN, END = "<!-- results:", "<!-- end of results -->"
 
 
@@ -29,8 +33,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.source:
         store(args.source, args.protocols.split(","))
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, protocol in PAGES.items():
+        page = ROOT / name
+        page.write_text(with_table(page.read_text(encoding="utf-8"), protocol), encoding="utf-8")
 
 
 def store(source: Path, protocols: list[str]) -> None:
@@ -47,13 +52,14 @@ def store(source: Path, protocols: list[str]) -> None:
             shutil.copy(source / run / "results" / name, target / "results" / name)
 
 
-def with_table(readme: str) -> str:
-    """`readme` with the table between the two comments made anew."""
-    head, _, rest = readme.partition(BEGIN)
+def with_table(page: str, protocol: str) -> str:
+    """`page` with the protocol's table between the two comments made anew."""
+    head, _, rest = page.partition(BEGIN)
     comment, _, rest = rest.partition("\n")
     _, _, tail = rest.partition(END)
-    table = markdown_table([STORED / run for run in RUNS])
-    return f"{head}{BEGIN}{comment}\n{table}\n{END}{tail}"
+    runs = read_runs([STORED / run for run in RUNS])
+    chosen = [c for c in compare(runs) if c.label.startswith(f"{protocol}@")]
+    return f"{head}{BEGIN}{comment}\n{markdown(chosen, warnings_of(chosen, runs))}\n{END}{tail}"
 
 
 if __name__ == "__main__":
