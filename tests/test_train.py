@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,51 @@ def test_nan_stops_with_the_step_the_term_and_the_checkpoint(
     train(recipe(world, method="tecoa"), tmp_path / "run", progress=False)  # nothing was lost: it goes on
     train(recipe(world, method="tecoa"), tmp_path / "clean", progress=False)
     assert weights(tmp_path / "run") == weights(tmp_path / "clean")
+
+
+def test_weights_that_diverge_stop_with_the_step_and_not_in_the_attacks_own_words(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tima import train_step
+
+    real = train_step.update
+
+    def diverging(*args: Any, **kwargs: Any) -> Any:
+        found = real(*args, **kwargs)
+        if args[4] == 2:  # the step
+            with torch.no_grad():
+                next(iter(args[7].values())).fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr("tima.train.update", diverging)
+    with pytest.raises(TrainingError, match=r"Step 3: inner attack = nan.*last good checkpoint is .*checkpoint.*smaller lr"):
+        train(recipe(world, method="tecoa", val_every=100), tmp_path / "run", progress=False)
+    with pytest.raises(TrainingError, match=r"Step 2: validation = nan.*smaller lr"):
+        train(recipe(world, method="tecoa", val_every=3), tmp_path / "judged", progress=False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method_config": {"w_mhee": 2}},
+        {"method": "timma"},
+        {"data": "nowhere"},
+        {"model": "./nowhere"},
+        {"templates": ["a photo"]},
+        {"method": "trades", "attack": {"align": 0.2}},
+    ],
+)
+def test_what_cannot_begin_does_not_claim_the_folder(world: dict[str, str], tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(TimaError):
+        train(recipe(world, steps=1, **wrong), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists(), "the corrected command must be able to use it"
+
+
+def test_tima_without_its_terms_trains_the_weights_of_tecoa(world: dict[str, str], tmp_path: Path) -> None:
+    off = {name: 0 for name in ("w_takd", "w_takd_clean", "w_mhe", "w_iakd", "kappa", "m0")} | {"text_tower": "none"}
+    train(recipe(world, steps=3, method="tima", method_config=off), tmp_path / "tima", progress=False)
+    train(recipe(world, steps=3, method="tecoa"), tmp_path / "tecoa", progress=False)
+    assert weights(tmp_path / "tima") == weights(tmp_path / "tecoa")
 
 
 def test_a_damaged_checkpoint_and_one_of_another_method_are_refused(world: dict[str, str], tmp_path: Path) -> None:
