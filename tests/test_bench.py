@@ -8,13 +8,14 @@ import torch
 from conftest import build_tiny_clip
 from exported import tiny_siglip, tiny_two_tower
 
-from tima.bench import BenchSettings, bench, shape_of
+from tima.bench import BenchSettings, bench, jobs, shape_of
 from tima.bench.counting import counted_image, counted_text
-from tima.bench.geometries import find_geometry, shape_named
+from tima.bench.geometries import find_geometry, shape_named, write_random
 from tima.bench.peak import matmul_peak
 from tima.bench.phases import Phases
 from tima.bench.table import counted_passes, pass_rows, phase_rows, theory_passes
 from tima.bench.towers import Tower
+from tima.config import TrainRecipe
 from tima.errors import ModelError, RecipeError
 
 
@@ -110,6 +111,14 @@ def test_the_real_trainer_is_seen(record: dict[str, Any]) -> None:
     for name in ("data", "text forward", "text backward", "attack backward", "teacher", "optimiser"):
         assert tima["phases"][name][0] > 0, name
     assert clean["phases"]["attack forward"] == [0.0]
+
+
+def test_a_step_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(jobs, "wait", lambda device: waited.append(device.type))
+    recipe = TrainRecipe(method="tecoa", model=str(write_random("random:tiny", tmp_path / "m")), batch_size=4, precision="fp32")
+    jobs.TrainJob(recipe, 3, steps=2).time()
+    assert waited == ["cpu"] * 3, "one that warms up, and two"
 
 
 def test_the_tables_hold_it(record: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_one_process_begins_and_three_spread_ones_end(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What a training run asks of memory, compiler, cache and original: no more than it needs, and what it does not get is said."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tima.train_batch as train_batch
 import tima.validate as validation
 from tima._files import remove_parts
 from tima.config import AttackSettings, LoraSettings, TrainRecipe
+from tima.data import BadImage
 from tima.distributed import Team
 from tima.errors import RecipeError
 from tima.methods import METHODS
@@ -23,6 +25,7 @@ from tima.objective import Objective
 from tima.teacher_cache import remember
 from tima.train import train
 from tima.train_batch import stream
+from tima.train_log import TrainLog
 from tima.train_speed import left_undone, quicken
 
 CPU = torch.device("cpu")
@@ -185,6 +188,21 @@ def test_spread_weights_need_a_torch_that_has_them(monkeypatch: pytest.MonkeyPat
     monkeypatch.delattr(FSDPModule, "set_force_sum_reduction_for_comms")
     with pytest.raises(RecipeError, match="newer torch"):
         check(TrainRecipe())
+
+
+def test_a_picture_left_out_before_a_resume_is_counted_once(tmp_path: Path) -> None:
+    first, second = BadImage("a.png", "broken"), BadImage("b.png", "cut off")
+    settings: Any = dict(show=False, write=True, tracker=lambda *_, **__: None)
+    with TrainLog(tmp_path / "run", TrainRecipe(), 0, **settings) as log:
+        (tmp_path / "run").mkdir()
+        log.bad([first])
+    with (tmp_path / "run" / "quarantine.jsonl").open("a") as file:
+        file.write('{"where": "b.p')  # killed here
+    with TrainLog(tmp_path / "run", TrainRecipe(), 3, **settings) as log:
+        log.bad([second, first])
+        assert len(log.bad_seen) == 2, "what the summary counts"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["where"] for line in lines] == ["a.png", "b.png"]
 
 
 def test_what_a_killed_process_left_half_written_goes(settings: dict[str, Any], tmp_path: Path) -> None:
