@@ -24,7 +24,7 @@ def record(seconds: float, peak: float) -> dict[str, Any]:
     ],
 )
 def test_verdicts(monkeypatch: pytest.MonkeyPatch, seconds: float, peak: float, speed: str, share: str) -> None:
-    """Eight, or two, times as fast as the plain loop; 20 GFLOP in that time, of a peak that the last row has measured too low."""
+    """Eight, or two, times as fast as the plain loop; 20 GFLOP in that time, of a peak that the last row measured too low."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     from _training_page import _targets
 
