@@ -82,7 +82,7 @@ def test_l_2_keeps_the_budget_spent() -> None:
     squares = L2Squares(image.shape, 200, 0.8, True)
     x = squares.first(image, ball, torch.rand(5, squares.first_numbers))
     for query in (1, 5, 60, 199):
-        assert (x - image).flatten(1).norm(dim=1).tolist() == pytest.approx([0.3] * 5, rel=1e-5)
+        assert (x - image).flatten(1).norm(dim=1).tolist() == pytest.approx([0.3] * 5, rel=2e-5)
         random = torch.rand(5, squares.numbers)
         after = squares.propose(image, x, ball, torch.full((5,), query), random)
         side = squares.side_Q[torch.full((5,), query)]
