@@ -278,7 +278,11 @@ def test_batches_cover_an_epoch_and_start_anywhere() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lrr=1"], "no such setting"),
+        (["lrr=1"], "no such setting. Did you mean lr"),
+        (["w_mhe=2"], "no such setting.*stand under method_config"),
+        (["attack.stepz=1"], r"attack\.stepz: there is no such setting\. Did you mean steps or step_size\? Known: kind, steps"),
+        (["lora.rnk=1"], r"lora\.rnk: there is no such setting\. Did you mean rank\? Known: rank, alpha"),
+        (["lr=fast"], "valid number.*given: 'fast'"),
         (["lr"], "key=value"),
         (["eps=4"], "4/255"),
         (["attack.steps=0"], "greater than or equal to 1"),

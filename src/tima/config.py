@@ -5,9 +5,10 @@ A recipe is read from YAML, then fields are overridden by `key=value` words (`lr
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -207,17 +208,31 @@ def validate(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
         for item in error.errors():
             key = ".".join(map(str, item["loc"])) or "(whole)"
             if item["type"] == "extra_forbidden":
-                lines.append(f"{key}: there is no such setting. Known: {', '.join(model.model_fields)}.")
+                lines.append(f"{key}: there is no such setting. {_known(model, item['loc'])}")
             else:
-                lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}")
+                own = item["type"] == "value_error"  # a message of ours, which names the value where that helps
+                given = "" if own or isinstance(item["input"], (dict, BaseModel)) else f" (given: {item['input']!r})"
+                lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{given}")
         raise RecipeError(f"{where}:\n  " + "\n  ".join(lines)) from None
+
+
+def _known(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """What could have been meant at `place`, and all that there is beside it."""
+    for part in place[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = [t for t in (get_args(field.annotation) or (field.annotation,)) if isinstance(t, type)] if field else []
+        model = next((t for t in inner if issubclass(t, BaseModel)), model)
+    meant = get_close_matches(str(place[-1]), model.model_fields, 2)
+    advice = f"Did you mean {' or '.join(meant)}? " if meant else ""
+    method = " Settings of the method stand under method_config." if "method_config" in model.model_fields else ""
+    return f"{advice}Known: {', '.join(model.model_fields)}.{method}"
 
 
 def train_recipe(source: str | Path | None, overrides: Sequence[str] = (), **fields: Any) -> TrainRecipe:
     """The recipe of a run: from YAML (or defaults), then `fields` that are not None, then `overrides`."""
     values = load_yaml(source) if source is not None else {}
     values.update({key: value for key, value in fields.items() if value is not None})
-    return validate(TrainRecipe, apply_overrides(values, overrides), f"Recipe {source or '(defaults)'}")
+    return validate(TrainRecipe, apply_overrides(values, overrides), f"Recipe {source}" if source else "Settings")
 
 
 def dump(recipe: BaseModel) -> str:

@@ -1,10 +1,13 @@
 """The command line. Parsing and printing only; torch is imported when a command runs, not before."""
 
+import errno
 import sys
+from typing import NoReturn
 
 import typer
 
 from tima.cli import attack, bench, data, demo, evaluate, export, lists, plan, predict, probe, report, serve, study, train
+from tima.cli.common import stderr
 from tima.errors import TimaError
 
 app = typer.Typer(
@@ -34,10 +37,22 @@ plan.add(app)
 lists.add(app)
 
 
+# what a disk answers that no command has put into words, and what to do about it
+DISK = {
+    errno.ENOSPC: "Make room, or choose a folder on another disk.",
+    errno.EDQUOT: "Make room, or choose a folder on another disk.",
+    errno.EACCES: "Choose a folder that you may read and write.",
+    errno.EPERM: "Choose a folder that you may read and write.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EEXIST: "A file stands where a folder is needed: choose another name.",
+    errno.ENOTDIR: "A file stands where a folder is needed: choose another name.",
+    errno.EISDIR: "A folder stands where a file is needed: choose another name.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
 def main() -> None:
     """Entry point: errors that have a message for the user end without a traceback, exit status 1."""
-    from tima.cli.common import stderr
-
     try:
         app()
     except SystemExit as end:  # how typer ends
@@ -45,11 +60,19 @@ def main() -> None:
             _leave_processes()
         raise
     except TimaError as error:
-        stderr().print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        _end(f"{error.strerror}{f': {error.filename}' if error.filename else ''}. {DISK[error.errno]}")
     except KeyboardInterrupt:
         stderr().print("\nstopped. What was written so far is whole; the same command goes on from there.")
         sys.exit(130)
+
+
+def _end(message: str) -> NoReturn:
+    stderr().print(f"[bold red]error:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def _leave_processes() -> None:

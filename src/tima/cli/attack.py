@@ -22,10 +22,10 @@ def attack(
     target: Annotated[str | None, typer.Option(help="Drive the answer to this class instead.")] = None,
     eps: Annotated[str, typer.Option(help="Largest change of a pixel, as 4/255 or 0.0157.")] = "4/255",
     model: Model = "nano",
-    steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the attack.")] = 20,
     template: Templates = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write; by default NAME.adversarial.png beside nothing else.")
+        Path | None, typer.Option("--out", "-o", help="Where to write (.png); by default NAME.adversarial.png in this folder.")
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -36,8 +36,12 @@ def attack(
     for what, name in (("--label", label), ("--target", target)):
         if name is not None and name not in names:
             raise DataError(f"{what} '{name}' is none of the classes: {', '.join(names)}.")
+    if target is not None and target == label:
+        raise DataError(f"--target and --label are both '{label}': an attack drives the answer from the one to the other.")
+    path = _free_path(out or Path(f"{picture.stem}.adversarial.png"), picture)
 
     import torch
+    from rich.markup import escape
     from rich.table import Table
 
     from tima.attacks import pgd
@@ -66,24 +70,26 @@ def attack(
     low, high = (grey - reach).clamp(0, 255), (grey + reach).clamp(0, 255)
     saved_BCHW = levels.clamp(low, high) / 255
     adv_C, file_C = classifier(adv_BCHW).softmax(-1)[0], classifier(saved_BCHW).softmax(-1)[0]
-    path = out or Path(f"{picture.stem}.adversarial.png")
-    if path.resolve() == picture.resolve():
-        raise DataError(f"{path} is the picture itself; give another --out.")
     path.parent.mkdir(parents=True, exist_ok=True)
     to_picture(saved_BCHW[0]).save(path)
     shown = path.with_name(f"{path.stem}.compare.png")
     side_by_side(image_BCHW[0], saved_BCHW[0], size).save(shown)
 
-    table = Table(title=f"{picture} at eps {format_eps(size)}, {encoder.image_size} px, PGD-{steps}", title_justify="left")
+    title = f"{escape(str(picture))} at eps {format_eps(size)}, {encoder.image_size} px, PGD-{steps}"
+    table = Table(title=title, title_justify="left")
     for head in ("class", "clean", "adversarial", "as written to the file"):
         table.add_column(head, justify="left" if head == "class" else "right")
     for index in sorted(range(len(names)), key=lambda i: -float(clean_C[i])):
         shares = (f"{100 * float(p[index]):.1f} %" for p in (clean_C, adv_C, file_C))
-        table.add_row(("[bold]" if index == true else "") + names[index], *shares)
+        table.add_row(("[bold]" if index == true else "") + escape(names[index]), *shares)
     console = stdout()
     console.print(table)
-    before, after, kept = (names[int(p.argmax())] for p in (clean_C, adv_C, file_C))
-    if after != before:
+    before, after, kept = (escape(names[int(p.argmax())]) for p in (clean_C, adv_C, file_C))
+    if target is not None and before == escape(target):
+        console.print(f"The answer was [bold]{before}[/] before the attack already.")
+    elif label is not None and before != escape(label):
+        console.print(f"Without any attack the model says [bold]{before}[/]: it is wrong, and the attack had nothing to do.")
+    elif after != before:
         console.print(
             f"The answer moved from [bold]{before}[/] to [bold]{after}[/]"
             + ("." if kept == after else f"; rounded to 8 bits it is {kept}.")
@@ -94,3 +100,12 @@ def attack(
         f"Largest change {float((saved_BCHW - image_BCHW).abs().max() * 255):.0f} of 255 levels. Written: {path}, {shown}",
         highlight=False,
     )
+
+
+def _free_path(path: Path, picture: Path) -> Path:
+    """Where the adversarial picture may go: a file that keeps every level, and is not the picture."""
+    if path.suffix.lower() != ".png":
+        raise DataError(f"--out {path} is no .png. Other formats may change pixels, and with them what the attack found.")
+    if path.resolve() == picture.resolve():
+        raise DataError(f"{path} is the picture itself; give another --out.")
+    return path

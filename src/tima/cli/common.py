@@ -38,7 +38,11 @@ def stdout() -> "Console":
 
 
 def read_classes(text: str) -> list[str]:
-    """`"a cat, a dog"` or a file with one name a line; empty and repeated names are refused."""
+    """`"a cat, a dog"` or a file with one name a line.
+
+    Raises:
+        DataError: an empty list, a name given twice, a file that is not there or is no text.
+    """
     from tima.data.image_set import check_class_names
 
     path = Path(text)
@@ -46,7 +50,12 @@ def read_classes(text: str) -> list[str]:
         is_file = path.is_file()
     except OSError:  # a class list longer than a file name may be
         is_file = False
-    parts = path.read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
+    if not is_file and "," not in text and path.suffix in (".txt", ".csv", ".tsv", ".json", ".yaml"):
+        raise DataError(f"--classes: {path} does not exist. Give a file with one class name a line, or names with commas.")
+    try:
+        parts = path.read_text(encoding="utf-8-sig").splitlines() if is_file else text.split(",")
+    except UnicodeDecodeError as error:
+        raise DataError(f"--classes: {path} is not UTF-8 text ({error}). Save it as UTF-8, one class name a line.") from error
     names = [part.strip() for part in parts if part.strip()]
     check_class_names(names, "--classes")
     return names
@@ -66,6 +75,8 @@ def read_picture(path: Path, image_size: int) -> "Tensor":
 
     from tima.data import decode
 
+    if path.is_dir():
+        raise DataError(f"{path} is a folder. Give picture files, such as {path / '*.jpg'}.")
     if not path.is_file():
         raise DataError(f"{path} does not exist.")
     try:

@@ -18,9 +18,10 @@ def methods() -> None:
 
     from tima.methods import METHODS
 
-    table = Table("method", "trains against", "what it is", box=None)
-    for name, method in sorted(METHODS.items()):
-        table.add_row(name, "adversarial" if method.adversarial else "clean", (method.__doc__ or "").strip().splitlines()[0])
+    table = Table("method", "pictures", "what it is", box=None)
+    for name, method in METHODS.items():
+        against = "adversarial" if method.adversarial else "nothing" if name == "zero-shot" else "clean"
+        table.add_row(name, against, (method.__doc__ or "").strip().splitlines()[0])
     stdout().print(table)
 
 

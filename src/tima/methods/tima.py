@@ -51,7 +51,9 @@ class TimaConfig(TimaV1Config):
 
 
 class Tima(TimaV1):
-    """L = w_tam L_ASAM + w_takd L_TAKD + w_mhe (L_MHE + w_sc (1 - pearson)) + w_iakd L_IAKD.
+    """Image and text tower tuned together, each with the other in view; margins by the texts' similarity (AAAI 2026).
+
+    L = w_tam L_ASAM + w_takd L_TAKD + w_mhe (L_MHE + w_sc (1 - pearson)) + w_iakd L_IAKD.
 
     Known (abstract): ASAM and SC-MHE exist and what they are for. Our reading: their form, and that TAKD and IAKD stay.
     """

@@ -28,7 +28,9 @@ class TimaPlusConfig(TimaConfig):
 
 
 class TimaPlus(Tima):
-    """L = L_tima + w_anchor L_anchor. With w_anchor 0 it is `tima`, bit for bit."""
+    """TIMA, and a pull of attacked pictures to the original model in all directions. Ours, not the paper's.
+
+    L = L_tima + w_anchor L_anchor. With w_anchor 0 it is `tima`, bit for bit."""
 
     name: ClassVar[str] = "tima-plus"
     Config: ClassVar[type[MethodConfig]] = TimaPlusConfig

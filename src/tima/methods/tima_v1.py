@@ -76,7 +76,9 @@ class TimaV1Config(MethodConfig):
 
 
 class TimaV1(Method):
-    """L = w_tam L_TAM + w_takd L_TAKD + w_mhe L_MHE + w_iakd L_IAKD (known: minimised jointly; our reading: the weights).
+    """Image and text tower tuned together, each with the other in view; margins by the texts' distance (arXiv 2405.17678).
+
+    L = w_tam L_TAM + w_takd L_TAKD + w_mhe L_MHE + w_iakd L_IAKD (known: minimised jointly; our reading: the weights).
 
     With all weights but w_tam and the margins at 0 this is TeCoA's loss, bit for bit, for as long as the texts are the
     frozen ones (text_tower none). Otherwise w_tam's cross-entropy trains the texts too: the formula stops no gradient there.

@@ -108,7 +108,8 @@ class HuggingFaceEncoder(DualEncoder):
 
     def save_pretrained(self, folder: str | Path) -> None:
         folder = Path(folder)
-        self.backbone.save_pretrained(folder, safe_serialization=True)
+        with no_bar():  # it would tear a training's own bar, and appear where --quiet asked for none
+            self.backbone.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         write_preprocessor(folder, self.image_size, self.mean_C11.flatten().tolist(), self.std_C11.flatten().tolist())
         save_prompt(self.prompt, folder)
@@ -188,7 +189,8 @@ def load_hugging_face(source: str | Path, name: str | None = None) -> HuggingFac
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ModelError(f"'{source}' cannot be opened as a Hugging Face model: {first_line(error)}") from error
+        hub = "" if Path(source).is_dir() else " Is the name right, and the network there? 'nano' and folders need none."
+        raise ModelError(f"'{source}' cannot be opened as a Hugging Face model: {first_line(error)}{hub}") from error
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ModelError(f"'{source}' is a '{config.model_type}' model; supported are {', '.join(FAMILIES)}.")

@@ -54,6 +54,11 @@ def load_model(name: str | Path) -> DualEncoder:
         raise ModelError(f"{path} is a file. Give the folder that holds it, with its config.json beside it.")
     if text.endswith(WEIGHT_SUFFIXES) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise ModelError(f"{path} does not exist. Give 'nano', the folder of a run or of a Hugging Face model, or a hub name.")
+    if "/" not in text:  # asking the hub for it would cost half a minute without a network
+        raise ModelError(
+            f"There is no model '{text}': no folder of that name is here, and names on the hub are owner/name. The embedded "
+            "model is 'nano'."
+        )
     return load_hugging_face(text)
 
 
