@@ -199,6 +199,7 @@ def test_lists_health_and_documentation(app: Any) -> None:
     fields = paths["/v1/attack"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert {"image", "classes", "eps", "steps"} <= set(fields) and "503" in paths["/v1/classify"]["post"]["responses"]
     assert "/v1/attack" in docs.text and "random_start" in docs.text and "<script>" not in docs.text
+    assert "the server is ending" in docs.text and "Validation Error" not in docs.text and "`" not in docs.text
     assert "text/html" in page.headers["content-type"] and "javascript" in script.headers["content-type"]
     assert icon.headers["content-type"].startswith("image/svg")
 

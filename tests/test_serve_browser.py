@@ -270,6 +270,8 @@ def test_on_a_phone(chromium: Any, server: Server, scheme: str) -> None:
                 .filter(([box]) => box.width < 24 || box.height < 24).map(([, html]) => html)"""
         )
         assert small == [], view  # WCAG 2.2, 2.5.8
+    page.goto(f"{server.url}/#texts")
+    assert page.evaluate("document.querySelector('#view-texts .row .grow').clientWidth") > 200, "a column of single words"
     page.goto(f"{server.url}/docs")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()

@@ -212,6 +212,27 @@ def test_charts_hold_the_stored_numbers_and_reports_are_made(world: Path) -> Non
     assert {run["report"] for run in shelf.listing()["runs"]} == {"ready"}
 
 
+def test_the_end_waits_for_the_report_in_work_and_begins_no_other(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go, made = threading.Event(), threading.Event(), list[Path]()
+
+    def slow(folders: list[Path], out: Path, title: str) -> Path:
+        made.append(out)
+        inside.set()
+        go.wait(20)
+        out.write_text("<!doctype html>")
+        return out
+
+    monkeypatch.setattr("tima.report.report", slow)
+    shelf = RunShelf(find_runs(world / "runs")[0])
+    shelf.start()
+    assert inside.wait(20)
+    shelf.stop(patience=0.05)
+    assert shelf.report("all") is None, "its patience is bounded"
+    threading.Timer(0.2, go.set).start()
+    shelf.stop()
+    assert shelf.report("all") == b"<!doctype html>" and len(made) == 1
+
+
 def test_a_report_that_cannot_be_made_says_why(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise TimaError("the disk is full")

@@ -18,9 +18,11 @@ from tima.serve.service import Service
 KeyPath = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="an id from the list")]
 
 
-def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+def _errors(*codes: int, busy: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI part on errors. `busy`: what 503 means at an address where it is not a full room."""
     content = {PROBLEM: {"schema": ProblemDetails.model_json_schema()}}
-    return {code: {"description": WHY[code], "content": content} for code in codes}
+    why = WHY if busy is None else WHY | {503: busy}
+    return {code: {"description": why[code], "content": content} for code in codes}
 
 
 WHY = {
@@ -97,7 +99,7 @@ def make_router(service: Service) -> APIRouter:
         )
 
     @router.get(
-        "/v1/samples/{key}", tags=["lists"], responses=_errors(404), summary="A sample picture", response_class=Response
+        "/v1/samples/{key}", tags=["lists"], responses=_errors(404, 422), summary="A sample picture", response_class=Response
     )
     async def sample(key: KeyPath) -> Response:
         """The encoded picture."""
@@ -112,7 +114,11 @@ def make_router(service: Service) -> APIRouter:
         return schemas.RunsResponse(**service.runs.listing())
 
     @router.get(
-        "/v1/runs/{key}/report", tags=["lists"], responses=_errors(404, 503), summary="A run's report", response_class=Response
+        "/v1/runs/{key}/report",
+        tags=["lists"],
+        responses=_errors(404, 422, 503, busy="the report is still being made"),
+        summary="A run's report",
+        response_class=Response,
     )
     async def report(key: KeyPath) -> Response:
         """The report as one page; `all` is that of all runs together. Made in the background after the start."""
@@ -125,7 +131,7 @@ def make_router(service: Service) -> APIRouter:
             )
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    @router.get("/healthz", tags=["operation"], responses=_errors(503), summary="Is it well?")
+    @router.get("/healthz", tags=["operation"], responses=_errors(503, busy="the server is ending"), summary="Is it well?")
     async def healthz() -> dict[str, Any]:
         """200 while the server takes requests; it stays so when it is merely busy."""
         if not service.ready:

@@ -27,7 +27,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
         "method": method.upper(),
         "path": path,
         "title": operation["summary"],
-        "about": operation.get("description", ""),
+        "about": operation.get("description", "").replace("`", ""),
         "media": list(content),
         "fields": _fields(next(iter(content.values()))["schema"], schemas) if content else [],
         "answers": _fields(answer, schemas),

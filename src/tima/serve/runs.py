@@ -92,6 +92,7 @@ class RunShelf:
         self._reports: dict[str, bytes] = {}
         self._failed: dict[str, str] = {}
         self._ended = threading.Event()
+        self._maker: threading.Thread | None = None
 
     def listing(self) -> dict[str, Any]:
         """Every run and every chart; what `/v1/runs` answers."""
@@ -114,10 +115,18 @@ class RunShelf:
     def start(self) -> None:
         """Begin making the reports, the one of all runs first."""
         if self.entries:
-            threading.Thread(target=self.make_reports, name="reports", daemon=True).start()
+            self._ended.clear()
+            self._maker = threading.Thread(target=self.make_reports, name="reports", daemon=True)
+            self._maker.start()
 
-    def stop(self) -> None:
+    def stop(self, patience: float = 10.0) -> None:
+        """Begin no further report, and wait some seconds for the one in work.
+
+        A thread that Python's end finds in the middle of a tensor's work takes the process down with it (exit status 134).
+        """
         self._ended.set()
+        if self._maker is not None:
+            self._maker.join(patience)
 
     def make_reports(self) -> None:
         """Each run's report, and one of all."""

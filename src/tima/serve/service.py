@@ -78,7 +78,7 @@ class Service:
     async def stop(self) -> None:
         """End what is left. Requests have had their time before this is called."""
         self.ready = False
-        self.runs.stop()
+        await asyncio.to_thread(self.runs.stop)
         await asyncio.gather(*(batcher.stop() for batcher in self.batchers.values()))
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)

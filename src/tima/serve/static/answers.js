@@ -164,7 +164,7 @@ function bars(result, hit, order, series) {
   const rows = order.slice(0, all ? order.length : FEW).map((c) => {
     const before = result.probabilities[c];
     return el("li", { class: c === top ? "top" : "" },
-      el("span", { class: "name" }, answers.classes[c]),
+      el("span", { class: "name", title: answers.classes[c] }, answers.classes[c]),
       el("span", { class: `track s${series % 7}`, "aria-hidden": "true" },
         el("span", { class: "fill", vars: { "--share": now[c] } }),
         hit && el("span", { class: "tick-mark", vars: { "--share": before } })),

@@ -65,7 +65,7 @@ export function epsChart(chart, rows, runs, width) {
     if (x(eps) - before < 26) continue;
     before = x(eps);
     const text = k === 0 ? "clean" : levels === 255 ? `${+(eps * 255).toPrecision(3)}` : chart.labels[k];
-    node.append(svg("text", { class: "tick", x: x(eps), y: height - 24, "text-anchor": k === 0 ? "start" : "middle" }, text));
+    node.append(svg("text", { class: "tick", x: x(eps), y: height - 24, "text-anchor": "middle" }, text));
   }
   const unit = levels === 255 ? "attack size eps, in 255ths of the pixel range" : `attack size eps, ${chart.norm}`;
   node.append(svg("text", { class: "tick", x: (pad.left + width - pad.right) / 2, y: height - 5, "text-anchor": "middle" }, unit));
@@ -120,7 +120,7 @@ export function textChart(found, series, width) {
   }
   const named = dots.filter(({ m }) => m === found.results.length - 1);
   for (const { p, at: [x, y] } of named) {
-    const w = 6.6 * p.name.length + 4;
+    const w = widthOf(p.name) + 4;
     const spots = [[9, 4], [-w - 7, 4], [-w / 2, -10], [-w / 2, 19], [9, -8], [9, 16], [-w - 7, -8], [-w - 7, 16]];
     const free = spots.map(([dx, dy]) => ({ x: x + dx, y: y + dy - 11, w, h: 14 })).find(
       (box) => box.x > 0 && box.x + box.w < width && box.y > 0 && box.y + box.h < height && !taken.some((other) => meet(box, other)),
@@ -130,6 +130,14 @@ export function textChart(found, series, width) {
     node.append(svg("text", { class: "name", x: free.x + 2, y: free.y + 11 }, p.name));
   }
   return node;
+}
+
+const pen = document.createElement("canvas").getContext("2d");
+
+// of a name in pixels, as `.texts .name` writes it
+function widthOf(text) {
+  pen.font = `13px ${getComputedStyle(document.body).fontFamily}`;
+  return pen.measureText(text).width;
 }
 
 const meet = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
