@@ -1,4 +1,4 @@
-"""Spread weights beside the rest of the fast path, and a checkpoint of one process that spread ones go on from."""
+"""Spread weights beside the rest of the fast path; from one process to spread ones; how processes meet after a restart."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from conftest import build_tiny_clip, make_image_set, write_image_folder
 from safetensors.torch import load_file
 from training_together import difference, recipe, together
 
+import tima.distributed as distributed
 import tima.train as module
 from tima.train import train
 
@@ -60,3 +61,28 @@ def test_one_process_begins_and_three_spread_ones_end(
         for ending in ("cut", "spread"):
             got = load_file(tmp_path / ending / name / "model" / "model.safetensors")
             assert difference(whole, got) < 1e-4, (name, ending)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, "restart 2"),
+        ({"TORCHELASTIC_RESTART_COUNT": "0"}, None),  # nobody was there before
+        ({"GROUP_WORLD_SIZE": "2"}, None),  # each torchrun counts its own
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, None),  # a store of their own
+    ],
+)
+def test_processes_that_were_started_again_meet_under_a_new_name(
+    changes: dict[str, str], named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "1"}
+    given |= {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "7", "ACCELERATE_USE_CPU": "true"}
+    for key, value in (given | changes).items():
+        monkeypatch.setenv(key, value)
+    began: list[Any] = []
+    monkeypatch.setattr(distributed.dist, "TCPStore", lambda *place, is_master: (*place, is_master))
+    monkeypatch.setattr(distributed.dist, "PrefixStore", lambda name, store: (name, store))
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *kind, **words: began.append((*kind, words)))
+    distributed.meet_anew()
+    expected = ("gloo", {"store": (named, ("here", 7, 2, False)), "rank": 1, "world_size": 2})
+    assert began == ([expected] if named else [])

@@ -7,6 +7,7 @@ set -euo pipefail
 : "${OUT:?a folder on a disk that all machines share: checkpoints go there}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1         # a machine that is lost ends the others' waiting, so that a restart can begin
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1      # after a restart machines must not find the addresses of processes that are gone
 # export NCCL_SOCKET_IFNAME=eth0                 # where a machine has several networks: the one that reaches the others
 
 # c10d: the machines find each other at HEAD and agree anew after a loss; the id keeps two runs apart

@@ -9,6 +9,7 @@ processes' rows through `gather_rows`, whose gradients go back to where the rows
 Shapes: `B` rows of this process, `N` rows of all processes.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,6 +126,25 @@ class Team:
             yield
         finally:
             _team = before
+
+
+def meet_anew() -> None:
+    """Processes that torchrun has started again meet under another name than those before them. Call it before anyone meets.
+
+    torchrun keeps the store by which processes find each other, with the addresses of those that are gone in it: whoever is
+    faster than process 0 calls there, and the restart fails (torch 2.13, static and c10d). The number of restarts tells them
+    apart where one torchrun counts them; of several each has its own count: examples/launch/4x8gpu.sh asks for a new store.
+    """
+    given = os.environ
+    again = given.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = given.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and given.get("GROUP_WORLD_SIZE") == "1"
+    if again == "0" or not shared or dist.is_initialized():
+        return
+    size = int(given["WORLD_SIZE"])
+    store = dist.TCPStore(given["MASTER_ADDR"], int(given["MASTER_PORT"]), size, is_master=False)
+    on_cpu = given.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1") or not torch.cuda.is_available()
+    named = dist.PrefixStore(f"restart {again}", store)
+    dist.init_process_group("gloo" if on_cpu else "nccl", store=named, rank=int(given["RANK"]), world_size=size)
 
 
 _team = Team()  # a method's loss is a function of its inputs; that some of them are elsewhere is no business of its signature
