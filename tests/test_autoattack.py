@@ -31,7 +31,7 @@ def test_the_versions_are_the_published_ones() -> None:
         Stage("apgd-ce", apgd, {"loss": "ce", "steps": 100, "restarts": 1}),
         Stage("apgd-t", apgd, {"loss": "dlr_targeted", "targets": 9, "steps": 100, "restarts": 1}),
         Stage("fab-t", fab, {"targets": 9, "steps": 100, "restarts": 1}),
-        Stage("square", square, {"queries": 5000, "p_init": 0.8, "rescale": False, "restarts": 1}),
+        Stage("square", square, {"queries": 5000, "p_init": 0.8, "rescale": False, "restarts": 1, "ahead": True}),
     ]
     plus = {stage.name: stage.params for stage in find_stages("autoattack", {"version": "plus"})}
     assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]

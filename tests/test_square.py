@@ -208,3 +208,25 @@ def test_what_is_refused(net: Net, batch: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(ModelError, match="NaN"):
         square(lambda x: net(x) * math.nan, image, label, EPS, queries=2)
     assert square(net, image[:0], label[:0], EPS).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("norm", ["l_inf", "l_2"])
+@pytest.mark.parametrize("stop", [False, True])
+def test_asking_ahead_changes_nothing_but_the_number_of_passes(
+    net: Net, batch: tuple[Tensor, Tensor], norm: str, stop: bool
+) -> None:
+    """Over chunks of random numbers, restarts, images that leave and the end of the queries; and it does save passes."""
+    image, label = batch[0][:3], batch[1][:3]
+    eps = 4 / 255 if norm == "l_inf" else 0.2
+    passes: dict[bool, int] = {}
+    found: dict[bool, Tensor] = {}
+    for ahead in (False, True):
+
+        def counted(x: Tensor, ahead: bool = ahead) -> Tensor:
+            passes[ahead] = passes.get(ahead, 0) + 1
+            return net(x)
+
+        words = {"norm": norm, "queries": 300, "restarts": 2, "stop_when_broken": stop, "generator": generators(3)}
+        found[ahead] = square(counted, image, label, eps, batch_size=16, ahead=ahead, **words)
+    assert torch.equal(found[False], found[True])
+    assert passes[True] < 0.8 * passes[False]

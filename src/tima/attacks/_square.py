@@ -3,8 +3,12 @@
 Every image draws from its own generator, in chunks, and has counters of its own, so that its search depends neither on its
 neighbours nor on the size of the batch. What is proposed is in `_squares.py` and `_square_l2.py`.
 
+Few images that hold out leave the hardware idle, and most of their queries change nothing. So several queries of an image may
+be asked at once, all from its best point: up to the first that is kept they are what would have been asked one after the other,
+and what was asked after it is thrown away. The outcome is the same, the model is asked more often.
+
 Shapes: `A` images in the batch, `N` rows of its state, `C` channels or classes, `H, W` pixels, `R` random numbers a query,
-`T` queries whose numbers are drawn at once.
+`T` queries whose numbers are drawn at once, `K` queries asked at once, `Q` rows the model is asked about: `A * K`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +26,7 @@ from tima.attacks.losses import LossFn
 from tima.attacks.projections import Ball
 
 CHUNK = 128  # T
+ROOM = {"cpu": 32, "cuda": 256}  # Q: rows below which a pass takes hardly longer when there are more of them
 
 
 @dataclass
@@ -53,9 +58,13 @@ class SquareSearch(PooledSearch[SquareRows]):
     climb: LossFn
     targeted: bool
     stop_when_broken: bool
+    ahead: bool
     generators: Sequence[torch.Generator]
 
     def search(self, batch_size: int | None) -> Tensor:
+        device = self.starts.image_NCHW.device.type
+        self.room = min(batch_size or len(self.starts.image_NCHW), ROOM.get(device, 1)) if self.ahead else 1
+        self.eager = 1  # doubled while nothing is kept, halved when something is
         with torch.no_grad():
             return super().search(batch_size)
 
@@ -79,31 +88,53 @@ class SquareSearch(PooledSearch[SquareRows]):
         )
 
     def advance(self, rows: SquareRows) -> Tensor:
-        """One query of every row. Returns, on the CPU, whose search has ended."""
-        x_ACHW = self._propose(rows)
-        output_AC = self.logits_fn(x_ACHW)
-        self.look_once(output_AC, rows.label_N)
-        loss_A = self.climb(output_AC, rows.label_N)
-        self.bad = self.bad | ~loss_A.sum().isfinite()
-        broken_A = misclassified(self.logits_fn, x_ACHW, output_AC, rows.label_N, self.targeted)
+        """The next queries of every row, up to the first that is kept. Returns, on the CPU, whose search has ended."""
+        self._draw(rows)
+        many, ahead = rows, self._ahead(rows)
+        if ahead > 1:
+            many = rows.select(torch.arange(len(rows)).repeat_interleave(ahead))
+            many.query_N = many.query_N + torch.arange(ahead).repeat(len(rows))
+        x_QCHW = self._propose(many)
+        output_QC = self.logits_fn(x_QCHW)
+        self.look_once(output_QC, many.label_N)
+        loss_Q = self.climb(output_QC, many.label_N)
+        broken_Q = misclassified(self.logits_fn, x_QCHW, output_QC, many.label_N, self.targeted)
         # a misclassified point wins over any other (Algorithm 1), whatever the loss says
-        better_A = (broken_A & ~rows.broken_N) | ((broken_A == rows.broken_N) & (loss_A > rows.loss_N))
-        rows.x_NCHW = torch.where(better_A[:, None, None, None], x_ACHW, rows.x_NCHW)
-        rows.loss_N = torch.where(better_A, loss_A, rows.loss_N)
-        rows.broken_N = rows.broken_N | broken_A
-        rows.query_N = rows.query_N + 1
+        better_Q = (broken_Q & ~many.broken_N) | ((broken_Q == many.broken_N) & (loss_Q > many.loss_N))
+        better_AK = better_Q.view(-1, ahead)
+        kept_A = better_AK.any(1)
+        last_A = torch.where(kept_A, better_AK.int().argmax(1), ahead - 1)  # the first that is kept, else the last
+        self.bad = self.bad | ~loss_Q.view(-1, ahead).where(_up_to(last_A, ahead), 0).sum().isfinite()
+        at_A = torch.arange(len(rows), device=last_A.device) * ahead + last_A
+        rows.x_NCHW = torch.where(kept_A[:, None, None, None], x_QCHW[at_A], rows.x_NCHW)
+        rows.loss_N = torch.where(kept_A, loss_Q[at_A], rows.loss_N)
+        rows.broken_N = rows.broken_N | broken_Q[at_A]
+        rows.query_N = rows.query_N + last_A.cpu() + 1
+        if self.room > 1:
+            self.eager = max(1, self.eager // 2) if bool(kept_A.any()) else min(2 * self.eager, CHUNK)
         over_A = (rows.query_N == self.queries) | (rows.query_N == 0)
         if self.stop_when_broken:
             over_A = over_A | rows.broken_N.cpu()
         return self._finish_run(rows, over_A) if bool(over_A.any()) else over_A
 
+    def _ahead(self, rows: SquareRows) -> int:
+        """How many queries of each row are asked at once: what fits, and no query whose numbers are not drawn yet."""
+        fits = min(self.room // len(rows), self.eager)
+        if fits < 2 or bool((rows.query_N < 1).any()):
+            return 1
+        return min(fits, int(torch.minimum(CHUNK - rows.query_N % CHUNK, self.queries - rows.query_N).min()))
+
+    def _draw(self, rows: SquareRows) -> None:
+        """Random numbers for the next chunk of queries, where one begins."""
+        due_A = rows.query_N % CHUNK == 0
+        if bool(due_A.any()):
+            random = draw(self._of(rows, due_A), (CHUNK, self.squares.numbers), rows.x_NCHW.device)
+            rows.random_NTR = _put(rows.random_NTR, due_A, random)
+
     def _propose(self, rows: SquareRows) -> Tensor:
         """What each row asks about next: the start, the first point of a run, or the best point with another square."""
         step_N, device = rows.query_N.clamp(min=0), rows.x_NCHW.device
-        first_A, due_A = rows.query_N == 0, rows.query_N % CHUNK == 0
-        if bool(due_A.any()):
-            random = draw(self._of(rows, due_A), (CHUNK, self.squares.numbers), device)
-            rows.random_NTR = _put(rows.random_NTR, due_A, random)
+        first_A = rows.query_N == 0
         random_AR = rows.random_NTR[torch.arange(len(rows)), step_N % CHUNK]
         x_ACHW = self.squares.propose(rows.image_NCHW, rows.x_NCHW, rows.ball, step_N, random_AR)
         if bool(first_A.any()):
@@ -136,6 +167,11 @@ class SquareSearch(PooledSearch[SquareRows]):
 
     def outcome(self, rows: SquareRows) -> Tensor:
         return rows.best_NCHW
+
+
+def _up_to(last_A: Tensor, ahead: int) -> Tensor:
+    """`AxK`: which of the queries count."""
+    return torch.arange(ahead, device=last_A.device) <= last_A[:, None]
 
 
 def _put(all_A: Tensor, chosen_A: Tensor, part: Tensor) -> Tensor:

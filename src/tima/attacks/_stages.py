@@ -13,7 +13,7 @@ from tima.errors import RecipeError, TimaError
 AttackFn = Callable[..., Tensor]
 
 # The order of truth needs these as the evaluation sets them; a targeted attack has no robust accuracy.
-SET_BY_EVALUATION = ("norm", "start_BCHW", "keep_best", "stop_when_broken", "generator", "batch_size", "targeted")
+SET_BY_EVALUATION = ("norm", "start_BCHW", "keep_best", "stop_when_broken", "generator", "batch_size", "targeted", "ahead")
 
 
 @dataclass(frozen=True)

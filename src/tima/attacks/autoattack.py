@@ -28,7 +28,7 @@ MEMBERS: dict[str, tuple[AttackFn, dict[str, Any]]] = {
     "apgd-t": (apgd, {"loss": "dlr_targeted", "targets": 9, "steps": 100, "restarts": 1}),
     "fab": (fab, {"targets": 0, "steps": 100, "restarts": 1}),
     "fab-t": (fab, {"targets": 9, "steps": 100, "restarts": 1}),
-    "square": (square, {"queries": 5000, "p_init": 0.8, "rescale": False, "restarts": 1}),
+    "square": (square, {"queries": 5000, "p_init": 0.8, "rescale": False, "restarts": 1, "ahead": True}),
 }
 VERSIONS: dict[str, dict[str, dict[str, Any]]] = {
     "standard": {"apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {}},
