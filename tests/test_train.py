@@ -186,6 +186,19 @@ def test_what_cannot_begin_does_not_claim_the_folder(world: dict[str, str], tmp_
     assert not (tmp_path / "run").exists(), "the corrected command must be able to use it"
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_loaded(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tima.train.load_model", lambda _: pytest.fail("loaded a model"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TimaError, match=r"file/run cannot be written: .*file is a file"):
+        train(recipe(world), tmp_path / "file" / "run", progress=False)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(TimaError, match=r"run cannot be written: .* may not be written"):
+        train(recipe(world), tmp_path / "run", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_tima_without_its_terms_trains_the_weights_of_tecoa(world: dict[str, str], tmp_path: Path) -> None:
     off = {name: 0 for name in ("w_takd", "w_takd_clean", "w_mhe", "w_iakd", "kappa", "m0")} | {"text_tower": "none"}
     train(recipe(world, steps=3, method="tima", method_config=off), tmp_path / "tima", progress=False)

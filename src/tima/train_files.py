@@ -1,6 +1,7 @@
 """What a training run leaves in its folder: the recipe it claims the folder with, the best model, the summary."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def claim(out: Path, recipe: TrainRecipe, team: Team) -> None:
 
 
 def refuse_other(out: Path, recipe: TrainRecipe, team: Team) -> None:
-    """Raise `TimaError` where the folder holds a run with other settings. Nothing is written."""
+    """Raise `TimaError` where the folder holds a run with other settings, or cannot be written. Nothing is written here."""
     stored = out / "recipe.yaml"
+    team.main_does(lambda: _writable(out))
     with team.together():
         if not stored.is_file():
             return
@@ -66,6 +68,13 @@ def refuse_other(out: Path, recipe: TrainRecipe, team: Team) -> None:
                 f"{out} holds a run with other settings (see {stored}). Give another --out, or delete the folder, "
                 f"or go on with its own settings: tima train --resume {out}"
             )
+
+
+def _writable(out: Path) -> None:
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        why = "may not be written" if place.is_dir() else "is a file"
+        raise TimaError(f"{out} cannot be written: {place} {why}. Give another --out.")
 
 
 def summary(recipe: TrainRecipe, state: Progress, split: Split, quarantined: int) -> dict[str, Any]:
