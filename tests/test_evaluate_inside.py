@@ -26,7 +26,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "fab, untargeted": {"attack": "fab", "attack_params": {"steps": 5, "targets": 0, "restarts": 2}},
     "noise": {"attack": "noise", "attack_params": {"tries": 20}},
     "cw": {"attack": "cw", "attack_params": {"steps": 6, "searches": 3}, "norm": "l_2", "eps": "0.1,0.3"},
-    "square, l_2": {"attack": "square", "attack_params": {"queries": 140}, "norm": "l_2", "eps": "0.1,0.3"},
+    "square, l_2": {"attack": "square", "attack_params": {"queries": 40}, "norm": "l_2", "eps": "0.3,0.8"},
     "autoattack": {"attack": "autoattack", "attack_params": {"steps": 5, "targets": 2, "queries": 30}},
 }
 BATCH = {"batch_size": 4, "progress": False}  # 10 images: the batch is refilled inside the attack
@@ -63,9 +63,10 @@ def stored(out: Path, protocol: Protocol) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_cut_between_two_steps_it_goes_on_with_the_next(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tima.evaluation.inside.EVERY", 0.0)
+    monkeypatch.setattr("tima.attacks._square.CHUNK", 16)  # so that numbers are drawn anew before and after a cut
     protocol, undisturbed = protocol_of(name), Cut()
     whole = judged(undisturbed, protocol, tmp_path / "whole")
-    assert 0 < counts(whole)[2] <= counts(whole)[1] < 10 or name == "noise"
+    assert counts(whole)[2] < 10 or name == "noise", "nothing was broken"
     seen_inside = 0
     for share in (0.25, 0.5, 0.75):
         out, cut = tmp_path / str(share), Cut(int(share * undisturbed.calls))
