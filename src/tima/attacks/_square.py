@@ -36,6 +36,7 @@ class SquareRows(Rows):
     row_N: Tensor
     query_N: Tensor  # asked in this run, on the CPU; -1: the start comes next
     run_N: Tensor  # on the CPU
+    eager_N: Tensor  # queries asked at once where there is room, on the CPU: doubled while nothing is kept, else halved
     label_N: Tensor
     ball: Ball
     image_NCHW: Tensor
@@ -64,7 +65,6 @@ class SquareSearch(PooledSearch[SquareRows]):
     def search(self, batch_size: int | None) -> Tensor:
         device = self.starts.image_NCHW.device.type
         self.room = min(batch_size or len(self.starts.image_NCHW), ROOM.get(device, 1)) if self.ahead else 1
-        self.eager = 1  # doubled while nothing is kept, halved when something is
         with torch.no_grad():
             return super().search(batch_size)
 
@@ -79,6 +79,7 @@ class SquareSearch(PooledSearch[SquareRows]):
             row_N=row_N,
             query_N=zero_A - self.starts.extra,
             run_N=zero_A,
+            eager_N=zero_A + 1,
             label_N=self.label_N[row_N],
             ball=self.starts.ball(row_N),
             image_NCHW=image_ACHW,
@@ -110,8 +111,7 @@ class SquareSearch(PooledSearch[SquareRows]):
         rows.loss_N = torch.where(kept_A, loss_Q[at_A], rows.loss_N)
         rows.broken_N = rows.broken_N | broken_Q[at_A]
         rows.query_N = rows.query_N + last_A.cpu() + 1
-        if self.room > 1:
-            self.eager = max(1, self.eager // 2) if bool(kept_A.any()) else min(2 * self.eager, CHUNK)
+        rows.eager_N = torch.where(kept_A.cpu(), rows.eager_N // 2, rows.eager_N * 2).clamp(1, CHUNK)
         over_A = (rows.query_N == self.queries) | (rows.query_N == 0)
         if self.stop_when_broken:
             over_A = over_A | rows.broken_N.cpu()
@@ -119,7 +119,7 @@ class SquareSearch(PooledSearch[SquareRows]):
 
     def _ahead(self, rows: SquareRows) -> int:
         """How many queries of each row are asked at once: what fits, and no query whose numbers are not drawn yet."""
-        fits = min(self.room // len(rows), self.eager)
+        fits = min(self.room // len(rows), int(rows.eager_N.min()))
         if fits < 2 or bool((rows.query_N < 1).any()):
             return 1
         return min(fits, int(torch.minimum(CHUNK - rows.query_N % CHUNK, self.queries - rows.query_N).min()))
