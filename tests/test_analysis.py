@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tima.analysis import EDGES, calibration_error, correct_per_class, margin_histogram, margin_offset, margin_similarity
+from tima.analysis import (
+    EDGES,
+    calibration_error,
+    correct_per_class,
+    margin_histogram,
+    margin_offset,
+    margin_similarity,
+    nearest_similarity,
+)
 from tima.errors import ResultError
 
 
@@ -142,3 +150,14 @@ def test_correct_per_class_counts() -> None:
     assert correct_per_class([], [], 2) == [0, 0]
     with pytest.raises(ResultError, match="2 classes"):
         correct_per_class([True], [2], 2)
+
+
+def test_nearest_texts_in_blocks_and_for_some_classes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never a matrix of all pairs, and the same as with one."""
+    text_CD = np.random.default_rng(0).normal(size=(37, 5))
+    unit_CD = text_CD / np.linalg.norm(text_CD, axis=1, keepdims=True)
+    expected_C = (unit_CD @ unit_CD.T - 3 * np.eye(37)).max(axis=1)
+    assert nearest_similarity(text_CD) == pytest.approx(expected_C)
+    monkeypatch.setattr("tima.analysis.ROWS_OF", 37 * 4)  # blocks of four rows, the last of one
+    assert nearest_similarity(text_CD) == pytest.approx(expected_C)
+    assert nearest_similarity(text_CD, [30, 2, 11, 7, 19]) == pytest.approx(expected_C[[30, 2, 11, 7, 19]])

@@ -12,6 +12,7 @@ from tima._result_records import Margins
 from tima.errors import ResultError
 
 EDGES = np.linspace(-32.0, 32.0, 129)  # half a logit wide and the same for every model, so that histograms compare
+ROWS_OF = 2**20  # entries of a block of cosines: 8 MB
 
 
 class Offset(NamedTuple):
@@ -65,8 +66,11 @@ def margin_histogram(margin_N: Any) -> Margins:
     )
 
 
-def nearest_similarity(text_CD: Any) -> np.ndarray:
+def nearest_similarity(text_CD: Any, class_M: Any = None) -> np.ndarray:
     """For each class the cosine of its text with the nearest other class text, in [-1, 1]: a (C,) array.
+
+    Args:
+        class_M: only for these classes: an (M,) array, without the work of the others. Memory is that of some rows, never C x C.
 
     Raises:
         ResultError: fewer than two classes, or a text embedding of length 0 or not finite.
@@ -78,10 +82,15 @@ def nearest_similarity(text_CD: Any) -> np.ndarray:
     if not (np.isfinite(length_C1).all() and length_C1.min() > 0):
         raise ResultError("A class text embedding is zero or not finite. Look at the text tower.")
     unit_CD = text / length_C1
-    cosine_CC = unit_CD @ unit_CD.T
-    np.fill_diagonal(cosine_CC, -np.inf)
-    nearest: np.ndarray = cosine_CC.max(axis=1).clip(-1, 1)
-    return nearest
+    class_M = np.arange(len(unit_CD)) if class_M is None else np.asarray(class_M)
+    nearest_M = np.empty(len(class_M))
+    rows = max(1, ROWS_OF // len(unit_CD))
+    for start in range(0, len(class_M), rows):
+        class_R = class_M[start : start + rows]
+        cosine_RC = unit_CD[class_R] @ unit_CD.T
+        cosine_RC[np.arange(len(class_R)), class_R] = -np.inf
+        nearest_M[start : start + rows] = cosine_RC.max(axis=1)
+    return nearest_M.clip(-1, 1)
 
 
 def margin_similarity(margin_N: Any, label_N: Any, text_CD: Any) -> float | None:
@@ -102,7 +111,8 @@ def margin_similarity(margin_N: Any, label_N: Any, text_CD: Any) -> float | None
         raise ResultError(f"Labels reach from {label.min()} to {label.max()}, but there are {classes} class texts.")
     if len(margin) < 2 or classes < 2:
         return None
-    x, y = nearest_similarity(text_CD)[label], margin
+    present_M, place_N = np.unique(label, return_inverse=True)
+    x, y = nearest_similarity(text_CD, present_M)[place_N], margin
     # a spread of rounding errors is no spread
     if np.ptp(x) <= 1e-9 or np.ptp(y) <= 1e-9 * max(1.0, float(np.abs(y).max())):
         return None
