@@ -70,7 +70,7 @@ def nearest_similarity(text_CD: Any, class_M: Any = None) -> np.ndarray:
     """For each class the cosine of its text with the nearest other class text, in [-1, 1]: a (C,) array.
 
     Args:
-        class_M: only for these classes: an (M,) array, without the work of the others. Memory is that of some rows, never C x C.
+        class_M: only for these classes: an (M,) array, without the work of the others. The memory is that of some rows.
 
     Raises:
         ResultError: fewer than two classes, or a text embedding of length 0 or not finite.
