@@ -125,7 +125,7 @@ def test_a_picture_that_cannot_be_read_is_listed_and_the_others_are_classified(w
     (tmp_path / "broken.png").write_bytes((world / "photo.png").read_bytes()[:60])
     words = ["predict", "--model", str(world / "model"), "--classes", "a cat,a [dog]"]
     result = runner.invoke(app, [*words, str(tmp_path / "broken.png"), str(world / "photo.png")])
-    assert "photo.png" in result.output and "a [dog]" in result.output and result.exit_code == 1
+    assert str(world / "photo.png") in result.output and "a [dog]" in result.output and result.exit_code == 1
     assert isinstance(result.exception, DataError) and "1 of 2 pictures" in str(result.exception)
     assert "broken.png" in str(result.exception)
 
@@ -155,7 +155,10 @@ def test_attack_writes_a_picture_within_eps(world: Path, tmp_path: Path) -> None
     clean = decode(world / "photo.png", 16).int().permute(1, 2, 0).numpy()
     adversarial = np.array(Image.open(tmp_path / "adv.png")).astype(int)
     assert 0 < np.abs(adversarial - clean).max() <= 4
-    assert "answer" in out and (tmp_path / "adv.compare.png").is_file()
+    assert "The answer" in out or "Without any attack" in out, (
+        "what the random model says of the clean picture is its own affair"
+    )
+    assert f"{tmp_path / 'adv.png'}, {tmp_path / 'adv.compare.png'}" in out and (tmp_path / "adv.compare.png").is_file()
 
 
 def test_an_answer_that_was_wrong_before_is_no_success_and_no_failure(world: Path, tmp_path: Path) -> None:

@@ -75,14 +75,15 @@ def attack(
     shown = path.with_name(f"{path.stem}.compare.png")
     side_by_side(image_BCHW[0], saved_BCHW[0], size).save(shown)
 
+    console = stdout()
     title = f"{escape(str(picture))} at eps {format_eps(size)}, {encoder.image_size} px, PGD-{steps}"
-    table = Table(title=title, title_justify="left")
+    console.print(f"[italic]{title}[/]", soft_wrap=True, highlight=False)  # paths are never broken: they are copied
+    table = Table()
     for head in ("class", "clean", "adversarial", "as written to the file"):
         table.add_column(head, justify="left" if head == "class" else "right")
     for index in sorted(range(len(names)), key=lambda i: -float(clean_C[i])):
         shares = (f"{100 * float(p[index]):.1f} %" for p in (clean_C, adv_C, file_C))
         table.add_row(("[bold]" if index == true else "") + escape(names[index]), *shares)
-    console = stdout()
     console.print(table)
     before, after, kept = (escape(names[int(p.argmax())]) for p in (clean_C, adv_C, file_C))
     if target is not None and before == escape(target):
@@ -99,6 +100,7 @@ def attack(
     console.print(
         f"Largest change {float((saved_BCHW - image_BCHW).abs().max() * 255):.0f} of 255 levels. Written: {path}, {shown}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -40,7 +40,8 @@ def predict(
             continue
         with torch.no_grad():
             share_C = classifier(image_BCHW).softmax(-1)[0]
-        table = Table(title=escape(str(path)), title_justify="left", show_header=False, box=None)
+        console.print(f"[italic]{escape(str(path))}[/]", soft_wrap=True, highlight=False)  # whole, to be copied
+        table = Table(show_header=False, box=None)
         for index in share_C.argsort(descending=True)[:top].tolist():
             bar = "█" * round(30 * float(share_C[index]))
             table.add_row(escape(names[index]), f"{100 * float(share_C[index]):5.1f} %", f"[cyan]{bar}[/]")
