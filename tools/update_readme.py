@@ -1,4 +1,4 @@
-"""Put the demo's tables into README.md (AutoAttack) and docs/demo.md (PGD, which `make demo` runs), from the files in docs/demo.
+"""Put the demo's tables into README.md (AutoAttack) and docs/demo.md (PGD, which `make demo` runs), from files in docs/demo.
 
     tima demo
     tima evaluate --model runs/demo/tima --data pictures,zero-shot --protocol demo-autoattack   # and tecoa, and nano:
