@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set, write_image_folder
-from evaluating import comparable, counts, same_arrays
+from conftest import build_tiny_clip, write_image_folder
+from evaluating import agreeing_set, comparable, counts, same_arrays
 from small_net import Net, make_batch
 from torch import Tensor
 
 from tima.evaluate import evaluate_classifier
+from tima.models import load_model
 from tima.protocols import Protocol, load_protocol
 from tima.results import Result, load_sidecar, read_result, result_path
 
@@ -107,12 +108,15 @@ OFTEN = "import tima.evaluation.inside as inside; inside.EVERY = 0.02; from tima
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sigkill_inside_an_attack_changes_nothing(tokenizer: Any, tmp_path: Path) -> None:
     """Through the command line, with all four attacks of AutoAttack on one block; killed where the state has just changed."""
     build_tiny_clip(tokenizer).save_pretrained(tmp_path / "model")
-    write_image_folder(make_image_set(n=40, classes=6), tmp_path / "toy" / "test")
-    words = ["evaluate", "--model", tmp_path / "model", "--data", tmp_path / "toy", "--attack", "autoattack", "--steps", 20]
-    words += ["--queries", 300, "--eps", "0.1/255,1/255", "--batch-size", 8, "--samples", 0, "--quiet", "--no-health"]
+    model = load_model(str(tmp_path / "model"))
+    # some images stand for long
+    write_image_folder(agreeing_set(model, 12, wrong=2), tmp_path / "toy" / "test")  # type: ignore[arg-type]
+    words = ["evaluate", "--model", tmp_path / "model", "--data", tmp_path / "toy", "--attack", "autoattack", "--steps", 10]
+    words += ["--queries", 400, "--eps", "1/2550,1/510", "--batch-size", 8, "--samples", 0, "--quiet", "--no-health"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(out: str) -> list[str]:
@@ -123,7 +127,7 @@ def test_sigkill_inside_an_attack_changes_nothing(tokenizer: Any, tmp_path: Path
     for _ in range(3):
         process = subprocess.Popen(command("cut"), env=environment, stdout=subprocess.DEVNULL)
         changes: set[int] = set()
-        while process.poll() is None and len(changes) < 25:
+        while process.poll() is None and len(changes) < 5:
             for path in tmp_path.glob("cut/results/.*.work/*.inside"):
                 try:
                     changes.add(path.stat().st_mtime_ns)
@@ -132,7 +136,7 @@ def test_sigkill_inside_an_attack_changes_nothing(tokenizer: Any, tmp_path: Path
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL and bool(changes)
-    assert kills, "the run was over before it was killed"
+    assert kills, f"the run was over before it was killed; states seen: {len(changes)}"
     subprocess.run(command("cut"), check=True, env=environment, stdout=subprocess.DEVNULL)
     (whole,) = (tmp_path / "whole" / "results").glob("*.json")
     cut = tmp_path / "cut" / "results" / whole.name
