@@ -1,6 +1,5 @@
 """The generated parts of docs/plan.md and docs/bench.md, between their markers, from stored results."""
 
-import ctypes
 import gc
 import json
 import re
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _memory import MB, give_back_freed, memory
 
 from tima.bench.table import markdown, pass_rows, peak_line, phase_rows, speed_rows
 from tima.config import TrainRecipe
@@ -40,16 +40,15 @@ def check_table(record: dict[str, Any], results: Path) -> str:
     """Predicted and measured seconds of a step, of every setting that was measured."""
     from plan_check import CHECKS, stored
 
-    rows, inside = [], 0
+    rows, ratios = [], []
     for name, found in stored(results).items():
         model, method, batch, attack_steps, classes, precision = CHECKS[name]
-        ((step, measured),) = trained_steps(found, precision)
-        predicted = calibrated(record, precision).seconds(step)
+        predicted, measured = prediction(record, found, precision)
+        ratios.append(predicted / measured)
         job = next(job for job in found["jobs"] if "passes" in job)
         spread = " / ".join(f"{job['seconds'][key]:.3g}" for key in ("min", "median", "max"))
-        inside += abs(predicted / measured - 1) <= 0.2
         cells = (model, method, str(batch), str(attack_steps), str(classes), precision, spread, f"{predicted:.3g}")
-        rows.append([*cells, f"{predicted / measured:.2f}"])
+        rows.append([*cells, f"{ratios[-1]:.2f}"])
     head = [
         "model",
         "method",
@@ -60,8 +59,18 @@ def check_table(record: dict[str, Any], results: Path) -> str:
         "measured s/step, min / median / max",
         "predicted",
     ]
-    text = f"{markdown(([*head, 'ratio'], rows))}\n\n{inside} of {len(rows)} settings within 20 %."
+    text = f"{markdown(([*head, 'ratio'], rows))}\n\n{near(ratios)} of {len(rows)} settings within 20 %."
     return "\n\n".join([text, *(other_calibration(path, results) for path in sorted(results.glob("calibration-*.json")))])
+
+
+def prediction(record: dict[str, Any], found: dict[str, Any], precision: str) -> tuple[float, float]:
+    """Seconds of a step as the calibration has it, and as it was measured."""
+    ((step, measured),) = trained_steps(found, precision)
+    return calibrated(record, precision).seconds(step), measured
+
+
+def near(ratios: list[float]) -> int:
+    return sum(abs(ratio - 1) <= 0.2 for ratio in ratios)
 
 
 def other_calibration(path: Path, results: Path) -> str:
@@ -69,14 +78,11 @@ def other_calibration(path: Path, results: Path) -> str:
     from plan_check import CHECKS, stored
 
     record = json.loads(path.read_text())
-    ratios = []
-    for name, found in stored(results).items():
-        ((step, measured),) = trained_steps(found, CHECKS[name][5])
-        ratios.append(calibrated(record, CHECKS[name][5]).seconds(step) / measured)
-    inside = sum(abs(ratio - 1) <= 0.2 for ratio in ratios)
+    pairs = [prediction(record, found, CHECKS[name][5]) for name, found in stored(results).items()]
+    ratios = [predicted / measured for predicted, measured in pairs]
     return (
         f"With a calibration of another hour on the same machine ({record['peak_gflops']['bf16']['best']:,.0f} GFLOP/s bf16): "
-        f"{inside} of {len(ratios)} within 20 %, ratios {min(ratios):.2f} to {max(ratios):.2f}."
+        f"{near(ratios)} of {len(ratios)} within 20 %, ratios {min(ratios):.2f} to {max(ratios):.2f}."
     )
 
 
@@ -115,11 +121,10 @@ def bytes_a_picture(n: int = 1_000_000) -> float:
     return (resident() - before) / n
 
 
-def resident() -> int:
+def resident() -> float:
     """Bytes of this process in memory, without what was given back."""
-    ctypes.CDLL(None).malloc_trim(0)
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
+    give_back_freed()
+    return memory("VmRSS") * MB
 
 
 def fill(page: Path, name: str, text: str) -> None:

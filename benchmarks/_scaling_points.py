@@ -5,7 +5,6 @@ the repeats after one that warms up. The kernel's peak is set back in between wh
 Shapes: `B` images, `C` classes, `D` embedding width.
 """
 
-import ctypes
 import json
 import statistics
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _memory import give_back_freed, memory
 from _words import class_names
 
 from tima.class_sample import draw_classes
@@ -26,21 +26,7 @@ from tima.methods import find_method, terms
 from tima.models import DualEncoder, encode_classes, load_model
 from tima.objective import Objective
 
-MB = 2**20
 EPS = 4 / 255
-
-
-def memory(key: str) -> float:
-    """MB of `VmRSS` (now) or `VmHWM` (the peak) of this process."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith(key)) * 1024 / MB
-
-
-def give_back_freed() -> None:
-    """What the C library keeps of freed memory would otherwise count as held before the work."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc
-        libc.malloc_trim(0)
 
 
 def measured(work: Callable[[], Any], repeats: int) -> dict[str, float]:

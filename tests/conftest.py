@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,13 @@ def write_image_folder(images: ImageSet, root: Path) -> None:
         folder = root / images.class_names[int(images.label_B[i])]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.png").write_bytes(images.read(i))  # type: ignore[arg-type]
+
+
+def write_world(tokenizer: Any, root: Path, n: int, classes: int) -> dict[str, str]:
+    """A tiny model and a training set of `n` pictures on disk: the fields `model` and `data` of a recipe."""
+    build_tiny_clip(tokenizer).save_pretrained(root / "model")
+    write_image_folder(make_image_set(n=n, classes=classes), root / "data" / "train")
+    return {"model": str(root / "model"), "data": str(root / "data")}
 
 
 @pytest.fixture

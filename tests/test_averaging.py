@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set, write_image_folder
+from conftest import write_world
 from torch import nn
 
 from tima._files import sha256_file
@@ -43,10 +43,7 @@ def test_the_mixture_by_hand_and_own_weights_come_back_after_an_error() -> None:
 
 @pytest.fixture(scope="module")
 def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # type: ignore[no-untyped-def]
-    root = tmp_path_factory.mktemp("averaging")
-    build_tiny_clip(tokenizer).save_pretrained(root / "model")
-    write_image_folder(make_image_set(n=60, classes=4), root / "data" / "train")
-    return {"model": str(root / "model"), "data": str(root / "data")}
+    return write_world(tokenizer, tmp_path_factory.mktemp("averaging"), 60, 4)
 
 
 def recipe(world: dict[str, str], **changes: object) -> TrainRecipe:

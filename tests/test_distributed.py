@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set, write_image_folder
+from conftest import make_image_set, write_image_folder, write_world
 from processes import free_port, leaves
 from training_together import difference, join, recipe, together, trained
 
@@ -40,10 +40,7 @@ FEW = ("tima", "advflyp", "ft-adv", "align", "parts")
 
 @pytest.fixture(scope="module")
 def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # type: ignore[no-untyped-def]
-    root = tmp_path_factory.mktemp("together")
-    build_tiny_clip(tokenizer).save_pretrained(root / "model")
-    write_image_folder(make_image_set(n=120, classes=8), root / "data" / "train")
-    return {"model": str(root / "model"), "data": str(root / "data")}
+    return write_world(tokenizer, tmp_path_factory.mktemp("together"), 120, 8)
 
 
 def compare(world: dict[str, str], out: Path, size: int, changes: dict[str, dict[str, Any]]) -> None:

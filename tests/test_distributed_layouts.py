@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set, write_image_folder
+from conftest import write_world
 from safetensors.torch import load_file
 from training_together import difference, recipe, together
 
@@ -22,10 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # type: ignore[no-untyped-def]
-    root = tmp_path_factory.mktemp("layouts")
-    build_tiny_clip(tokenizer).save_pretrained(root / "model")
-    write_image_folder(make_image_set(n=120, classes=8), root / "data" / "train")
-    return {"model": str(root / "model"), "data": str(root / "data")}
+    return write_world(tokenizer, tmp_path_factory.mktemp("layouts"), 120, 8)
 
 
 class Stopped(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_clip, make_image_set, write_image_folder
+from conftest import write_world
 from processes import free_port, leaves
 from safetensors.torch import load_file
 from training_together import difference, join, recipe, together, trained
@@ -28,10 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # type: ignore[no-untyped-def]
-    root = tmp_path_factory.mktemp("spread")
-    build_tiny_clip(tokenizer).save_pretrained(root / "model")
-    write_image_folder(make_image_set(n=120, classes=8), root / "data" / "train")
-    return {"model": str(root / "model"), "data": str(root / "data")}
+    return write_world(tokenizer, tmp_path_factory.mktemp("spread"), 120, 8)
 
 
 @leaves

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import build_tiny_clip, make_image_set, write_image_folder
+from conftest import build_tiny_clip, write_world
 from test_open_clip import CONFIGS, needs_open_clip, write_model
 from torch import Tensor, nn
 
@@ -48,10 +48,7 @@ NAMES = ["cat", "dog", "tree", "boat"]
 
 @pytest.fixture(scope="module")
 def world(tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:  # type: ignore[no-untyped-def]
-    root = tmp_path_factory.mktemp("modifiers")
-    build_tiny_clip(tokenizer).save_pretrained(root / "model")
-    write_image_folder(make_image_set(n=40, classes=4), root / "data" / "train")
-    return {"model": str(root / "model"), "data": str(root / "data")}
+    return write_world(tokenizer, tmp_path_factory.mktemp("modifiers"), 40, 4)
 
 
 def recipe(**changes: Any) -> TrainRecipe:

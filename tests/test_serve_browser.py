@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from processes import free_port
 
 pytest.importorskip("fastapi", reason="the extra tima[serve] is not installed")
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
@@ -33,9 +34,7 @@ class Server:
     def __init__(self, app: Any) -> None:
         import uvicorn
 
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.app = app
         config = uvicorn.Config(app, port=self.port, log_level="error", server_header=False, timeout_graceful_shutdown=20)
         self.uvicorn = uvicorn.Server(config)

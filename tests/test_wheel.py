@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import png
+from processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -48,9 +48,7 @@ class Environment:
     @contextmanager
     def served(self) -> Iterator[str]:
         """`tima serve` while the block lasts; SIGTERM ends it, as a supervisor would."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [str(self.bin / "tima"), "serve", "--model", "nano", "--port", str(port)]
         process = subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:

@@ -13,10 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tima.report.compare import compare
-from tima.report.runs import read_runs
-from tima.report.text_tables import markdown
-from tima.report.words import warnings_of
+from tima.report import markdown_table
 from tima.results import read_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,9 +54,8 @@ def with_table(page: str, protocol: str) -> str:
     head, _, rest = page.partition(BEGIN)
     comment, _, rest = rest.partition("\n")
     _, _, tail = rest.partition(END)
-    runs = read_runs([STORED / run for run in RUNS])
-    chosen = [c for c in compare(runs) if c.label.startswith(f"{protocol}@")]
-    return f"{head}{BEGIN}{comment}\n{markdown(chosen, warnings_of(chosen, runs))}\n{END}{tail}"
+    table = markdown_table([STORED / run for run in RUNS], protocol)
+    return f"{head}{BEGIN}{comment}\n{table}\n{END}{tail}"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tima.bench.towers import Shape, Tower
+from tima.methods.tima_v1 import TimaV1Config
 
 KINDS = ("linear", "attention", "elements", "calls")
 Work = tuple[float, float, float, float]
-MHE_CLASSES = 4096  # with which each class is paired at most (`mhe_classes` of methods/tima_v1.py)
+MHE_CLASSES: int = TimaV1Config.model_fields["mhe_classes"].default  # with which each class is paired at most
 NONE: Work = (0.0, 0.0, 0.0, 0.0)
 
 

@@ -81,10 +81,15 @@ def _terminal_cell(cell: Cell) -> "Text":
     return Text.assemble((f"{percent(cell.value):>5}", "bold" if cell.best else ""), (f" {bounds}", "dim"), *doubt)
 
 
-def markdown_table(run_folders: Sequence[str | Path]) -> str:
-    """The comparison as Markdown: a sentence, warnings, and for each protocol one table; best values in bold."""
+def markdown_table(run_folders: Sequence[str | Path], protocol: str | None = None) -> str:
+    """The comparison as Markdown: a sentence, warnings, and for each protocol one table; best values in bold.
+
+    Args:
+        protocol: only what was measured under the protocol of this name.
+    """
     runs = read_runs(run_folders)
-    return markdown(compare(runs), warnings_of(compare(runs), runs))
+    chosen = [c for c in compare(runs) if protocol is None or c.protocol.get("name") == protocol]
+    return markdown(chosen, warnings_of(chosen, runs))
 
 
 def markdown(comparisons: list[Comparison], warnings: list[str]) -> str:

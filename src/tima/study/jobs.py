@@ -94,7 +94,8 @@ def _all(study: Study, state: State) -> Iterator[Progress]:
         mine = [(data, p) for e, p in judged if wanted(study, e, training, headline) for data in e.data]
         return not all(state.evaluated(training.key, data, p) for data, p in mine)
 
-    again = {run.key for run in runs if state.summary_here(run.key) is None and lacking(run)}
+    elsewhere = [run for run in runs if state.known is not None and state.summary_here(run.key) is None]
+    again = {run.key for run in elsewhere if lacking(run)}
     for name in study.rows:
         for training in trials(study, name):
             yield _training(TRIAL, training, state, again)
