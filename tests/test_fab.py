@@ -184,7 +184,7 @@ def test_cost(net: Net, batch: tuple[Tensor, Tensor]) -> None:
     counted = CountedModel(net)
     fab(counted, image, label, 1e-6, steps=5, targets=3, stop_when_broken=True)  # nothing falls so soon
     settled = counted.forwards - 16 - 16 * 3 * 5 * 2
-    assert 0 <= settled <= 16, "clean logits, two forwards a step, at most one at the end"
+    assert 0 <= settled <= 16 * 3, "clean logits, two forwards a step, at most one at the end of a run"
     assert counted.backwards == 16 * 3 * 5
     counted.reset()
     fab(counted, image, label, 0.3, steps=30, stop_when_broken=True)

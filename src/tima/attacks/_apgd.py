@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tima.attacks._search import Search, SearchRows
+from tima.attacks._targets import target_of
 from tima.attacks.losses import LossFn, TargetedLossFn, margin
 
 MOMENTUM = 0.75  # alpha: the share of the new step; the rest repeats the last movement
@@ -60,9 +61,9 @@ class _Apgd(Search[R]):
         self.window = torch.zeros(self.steps + 1, dtype=torch.long)  # steps since the checkpoint before; 0: none here
         self.window[at[1:]] = torch.tensor([b - a for a, b in itertools.pairwise(at)], dtype=torch.long)
 
-    def fresh(self, row_N: Tensor) -> dict[str, Any]:
+    def fresh(self, row_N: Tensor, run_N: Tensor) -> dict[str, Any]:
         """The fields of `ApgdRows`; the first step fills what is 0 here."""
-        fields, eps_N = super().fresh(row_N), self.starts.eps_N[row_N].float()
+        fields, eps_N = super().fresh(row_N, run_N), self.starts.eps_N[row_N].float()
         images = dict.fromkeys(("before_NCHW", "top_NCHW", "top_gradient_NCHW"), torch.zeros_like(fields["x_NCHW"]))
         numbers = dict.fromkeys(("size_N", "loss_N", "top_loss_N", "checked_loss_N", "rises_N"), torch.zeros_like(eps_N))
         return {**fields, **images, **numbers, "eps_N": eps_N, "halved_N": torch.zeros_like(eps_N, dtype=torch.bool)}
@@ -114,8 +115,8 @@ class Apgd(_Apgd[ApgdRows]):
 
     climb: LossFn
 
-    def begin(self, row_N: Tensor) -> ApgdRows:
-        return ApgdRows(**self.fresh(row_N))
+    def begin_runs(self, row_N: Tensor, run_N: Tensor) -> ApgdRows:
+        return ApgdRows(**self.fresh(row_N, run_N))
 
     def loss(self, output_AC: Tensor, rows: ApgdRows) -> Tensor:
         return self.climb(output_AC, rows.label_N)
@@ -123,31 +124,25 @@ class Apgd(_Apgd[ApgdRows]):
 
 @dataclass
 class TargetedRows(ApgdRows):
-    """The classes that one image is led to, and the one that is tried now."""
+    """The class that each run leads to."""
 
-    class_NK: Tensor
     target_N: Tensor
 
 
 @dataclass(kw_only=True)
 class TargetedApgd(_Apgd[TargetedRows]):
-    """Runs towards one wrong class after the other, `restarts` each."""
+    """Runs towards each of several wrong classes, `restarts` each."""
 
     climb: TargetedLossFn
     class_NK: Tensor
     restarts: int
 
-    def begin(self, row_N: Tensor) -> TargetedRows:
-        class_AK = self.class_NK[row_N]
-        return TargetedRows(**self.fresh(row_N), class_NK=class_AK, target_N=class_AK[:, 0])
+    def begin_runs(self, row_N: Tensor, run_N: Tensor) -> TargetedRows:
+        target_N = target_of(self.class_NK[row_N], run_N, self.starts.extra, self.restarts)
+        return TargetedRows(**self.fresh(row_N, run_N), target_N=target_N)
 
     def loss(self, output_AC: Tensor, rows: TargetedRows) -> Tensor:
         return self.climb(output_AC, rows.label_N, rows.target_N)
 
     def score(self, output_AC: Tensor, loss_A: Tensor, rows: TargetedRows) -> Tensor:
         return margin(output_AC, rows.label_N)  # the losses of two targets do not compare
-
-    def restart(self, rows: TargetedRows, again_A: Tensor) -> None:
-        super().restart(rows, again_A)
-        number_A = ((rows.run_N - self.starts.extra) // self.restarts).clamp(0, rows.class_NK.shape[1] - 1)
-        rows.target_N = rows.class_NK.gather(1, number_A.to(rows.class_NK.device)[:, None])[:, 0]

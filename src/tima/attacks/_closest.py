@@ -88,8 +88,8 @@ def settle(logits_fn: LogitsFn, rows: ClosestRows, targeted: bool) -> Tensor:
         x_ACHW = part.ball.project_(part.closest_NCHW.clone())
         with torch.no_grad():
             consider(logits_fn, part, x_ACHW, logits_fn(x_ACHW), targeted)
-        rows.inside_NCHW = rows.inside_NCHW.clone()
-        rows.inside_NCHW[pulled] = part.inside_NCHW
+        rows.inside_NCHW, rows.score_N = rows.inside_NCHW.clone(), rows.score_N.clone()
+        rows.inside_NCHW[pulled], rows.score_N[pulled.to(rows.score_N.device)] = part.inside_NCHW, part.score_N
     return rows.inside_NCHW
 
 

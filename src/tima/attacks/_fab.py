@@ -14,23 +14,24 @@ from torch import Tensor
 from tima.attacks._check import check_reaches_pixels
 from tima.attacks._closest import ClosestRows, consider, fresh, length, settle
 from tima.attacks._fab_projection import to_hyperplane
-from tima.attacks._pooled import PooledSearch
+from tima.attacks._runs import RunRows, RunsSearch
 from tima.attacks._starts import Starts
+from tima.attacks._targets import target_of
 from tima.attacks.losses import margin, margin_targeted
+from tima.attacks.projections import Ball
 
 
 @dataclass
-class FabRows(ClosestRows):
-    """Where each image stands, and the classes that it is led to."""
+class FabRows(ClosestRows, RunRows):
+    """Where each run stands, and the class that it leads to."""
 
     x_NCHW: Tensor
-    class_NK: Tensor
     target_N: Tensor
 
 
 @dataclass(kw_only=True)
-class FabSearch(PooledSearch[FabRows]):
-    """Runs towards one target after the other, `restarts` each.
+class FabSearch(RunsSearch[FabRows]):
+    """Runs towards each of several targets, `restarts` each.
 
     Attributes:
         starts: the clean image, and where one is given the point of an extra run.
@@ -47,19 +48,25 @@ class FabSearch(PooledSearch[FabRows]):
     alpha_max: float
     eta: float
     beta: float
-    stop_when_broken: bool
 
     def draws(self) -> list[torch.Generator] | None:
         return self.randoms.own
 
-    def begin(self, row_N: Tensor) -> FabRows:
-        ball, class_AK = self.starts.ball(row_N), self.class_NK[row_N]
-        fields = fresh(row_N, self.label_N, self.starts.image_NCHW, ball)
-        x_ACHW = self.starts.point(0, row_N, ball)
-        return FabRows(**fields, x_NCHW=x_ACHW, class_NK=class_AK, target_N=class_AK[:, 0])
+    def begin_runs(self, row_N: Tensor, run_N: Tensor) -> FabRows:
+        ball = self.starts.ball(row_N)
+        fields = {**fresh(row_N, self.label_N, self.starts.image_NCHW, ball), "run_N": run_N}
+        target_N = target_of(self.class_NK[row_N], run_N, self.starts.extra, self.restarts)
+        return FabRows(**fields, x_NCHW=self.points(row_N, run_N, ball), target_N=target_N)
+
+    def point(self, run: int, row_N: Tensor, ball: Ball) -> Tensor:
+        if run < self.starts.extra:
+            return self.starts.point(run, row_N, ball)
+        if (run - self.starts.extra) % self.restarts == 0:
+            return self.starts.image_NCHW[row_N]
+        return self.randoms.point(run, row_N, self.randoms.ball(row_N))
 
     def advance(self, rows: FabRows) -> Tensor:
-        """One step of every row. Returns, on the CPU, whose search has ended."""
+        """One step of every row. Returns, on the CPU, whose run has ended."""
         targeted = self.way == "to_label"
         x_ACHW = rows.x_NCHW.detach().requires_grad_()
         with torch.enable_grad():
@@ -74,7 +81,8 @@ class FabSearch(PooledSearch[FabRows]):
         back_ACHW = torch.lerp(rows.image_NCHW, x_ACHW, self.beta)
         rows.x_NCHW = torch.where(adversarial_A[:, None, None, None], back_ACHW, x_ACHW)
         rows.step_N = rows.step_N + 1
-        return self._next_run(rows)
+        ended_A = rows.step_N == self.steps
+        return ended_A | self.needless(rows, (rows.score_N > 0).cpu()) if self.stop_when_broken else ended_A
 
     def _boundary(self, output_AC: Tensor, x_ACHW: Tensor, rows: FabRows) -> tuple[Tensor, Tensor]:
         """The linearised decision boundary `gap = normal @ d`: what the difference of two logits lacks, and its gradient."""
@@ -115,25 +123,6 @@ class FabSearch(PooledSearch[FabRows]):
         alpha_A111 = (near_A / (near_A + distance_A)).clamp(max=self.alpha_max)[:, None, None, None]
         return torch.lerp(x_ACHW + self.eta * d_ACHW, image_ACHW + self.eta * far_ACHW, alpha_A111).clamp_(0, 1)
 
-    def _next_run(self, rows: FabRows) -> Tensor:
-        """Rows whose run is over begin the next one. Returns whose search has ended."""
-        over_A = rows.step_N == self.steps
-        rows.run_N = rows.run_N + over_A
-        extra = self.starts.extra
-        ended_A = rows.run_N == extra + self.restarts * rows.class_NK.shape[1]
-        if self.stop_when_broken:
-            ended_A = ended_A | (rows.score_N > 0).cpu()
-        again_A = over_A & ~ended_A
-        for run in rows.run_N[again_A].unique().tolist():
-            index = (again_A & (rows.run_N == run)).nonzero()[:, 0]
-            row_A = rows.row_N[index]
-            fresh_run = (run - extra) % self.restarts == 0
-            point = rows.image_NCHW[index] if fresh_run else self.randoms.point(run, row_A, self.randoms.ball(row_A))
-            rows.x_NCHW = rows.x_NCHW.index_copy(0, index.to(point.device), point)
-        number_A = ((rows.run_N - extra) // self.restarts).clamp(0, rows.class_NK.shape[1] - 1)
-        rows.target_N = rows.class_NK.gather(1, number_A.to(rows.class_NK.device)[:, None])[:, 0]
-        rows.step_N = rows.step_N.masked_fill(again_A, 0)
-        return ended_A
-
-    def outcome(self, rows: FabRows) -> Tensor:
-        return settle(self.logits_fn, rows, self.way == "to_label")
+    def verdict(self, rows: FabRows) -> tuple[Tensor, Tensor, Tensor]:
+        point_ACHW = settle(self.logits_fn, rows, self.way == "to_label")
+        return point_ACHW, rows.score_N, (rows.score_N > 0) & self.stop_when_broken

@@ -53,8 +53,9 @@ def run_pool(
     advance: Callable[[State], Tensor],
     end: Callable[[State], None],
     device: torch.device,
-    begun: "tuple[State, int] | None" = None,
-    between: "Callable[[State, int], None] | None" = None,
+    begun: "tuple[State | None, int] | None" = None,
+    between: "Callable[[State | None, int], None] | None" = None,
+    choose: "Callable[[int, int, State | None], tuple[Tensor, int]] | None" = None,
 ) -> None:
     """Carry `total` images through a search, at most `batch_size` at a time.
 
@@ -66,17 +67,24 @@ def run_pool(
         end: takes the state of the rows that have ended.
         device: where the indices live.
         begun: go on from this state, in which so many images have begun.
-        between: told the state after every step, and how many images have begun.
+        between: told the state after every step (None: the batch is empty and some wait), and how many images have begun.
+        choose: asked with how many have begun or been passed over, how many there is room for, and the batch: who begins
+            now, and how many have then begun or been passed over. By default the next ones, as many as there is room for.
     """
     size = total if batch_size is None else min(total, batch_size)
     state, taken = begun if begun is not None else (None, 0)
     while taken < total or state is not None:
         room = size - (0 if state is None else len(state))
         if taken < total and room > 0:
-            fresh = begin(torch.arange(taken, min(total, taken + room), device=device))
-            taken += len(fresh)
-            state = fresh if state is None else state.join(fresh)
-        assert state is not None
+            if choose is None:
+                chosen, taken = torch.arange(taken, min(total, taken + room)), min(total, taken + room)
+            else:
+                chosen, taken = choose(taken, room, state)
+            if len(chosen):
+                fresh = begin(chosen.to(device))
+                state = fresh if state is None else state.join(fresh)
+        if state is None:  # all that waited were passed over
+            continue
         ended_B = advance(state)
         number = int(ended_B.sum())
         if number == len(state):
@@ -85,5 +93,5 @@ def run_pool(
         elif number:
             end(state.select(ended_B))
             state = state.select(~ended_B)
-        if between is not None and state is not None:
+        if between is not None and (state is not None or taken < total):
             between(state, taken)

@@ -59,30 +59,44 @@ class PooledSearch(ABC, Generic[R]):
         else:
             begun, between = self._went_on(keeper), partial(self._keep_all, keeper)
         cpu = torch.device("cpu")
-        run_pool(len(self.found_NCHW), batch_size, self.begin, self.advance, self.end, cpu, begun, between)
+        run_pool(self.total(), batch_size, self.begin, self.advance, self.end, cpu, begun, between, self.choose)
         return self.found_NCHW
+
+    def total(self) -> int:
+        """How many searches there are: one an image."""
+        return len(self.found_NCHW)
+
+    def choose(self, taken: int, room: int, rows: R | None) -> tuple[Tensor, int]:
+        """Which searches begin now (see `run_pool`): the next ones."""
+        until = min(self.total(), taken + room)
+        return torch.arange(taken, until), until
+
+    def results(self) -> dict[str, Tensor]:
+        """What is known of the searches that have ended, to be kept and filled in again in place."""
+        return {"found": self.found_NCHW, "bad": self.bad}
 
     def draws(self) -> list[torch.Generator] | None:
         """The generators that this search may ask, one an image; None where images share one and it cannot be kept."""
         return self.starts.own
 
-    def _keep_all(self, keeper: Keeper, rows: R, taken: int) -> None:
+    def _keep_all(self, keeper: Keeper, rows: R | None, taken: int) -> None:
         """All that the search stands on, between two steps. What met NaN is no state to go on from."""
         if keeper.due() and not bool(self.bad):
             random = [generator.get_state() for generator in self.draws() or []]
-            tensors = {"found": self.found_NCHW, "bad": self.bad, "taken": torch.tensor(taken), **flat(rows, "rows")}
+            tensors = {**self.results(), "taken": torch.tensor(taken), **({} if rows is None else flat(rows, "rows"))}
             keeper.save({**tensors, "random": torch.stack(random) if random else torch.empty(0)})
 
-    def _went_on(self, keeper: Keeper) -> tuple[R, int] | None:
+    def _went_on(self, keeper: Keeper) -> tuple[R | None, int] | None:
         """Where an earlier call of this search stood."""
         kept = keeper.load()
         if kept is None:
             return None
-        rows = filled(self.begin(torch.arange(1)), kept, "rows")  # what it draws is taken back by the next lines
+        empty = not any(name.startswith("rows.") for name in kept)
+        rows = None if empty else filled(self.begin(torch.arange(1)), kept, "rows")  # what it draws is taken back below
         for generator, state in zip(self.draws() or [], kept["random"], strict=True):
             generator.set_state(state.clone())  # a view into the others is no state to torch
-        self.found_NCHW.copy_(kept["found"])
-        self.bad = kept["bad"].to(self.bad.device)
+        for name, tensor in self.results().items():
+            tensor.copy_(kept[name])
         self.asked = True
         return rows, int(kept["taken"])
 

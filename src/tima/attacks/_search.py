@@ -14,47 +14,42 @@ from torch import Tensor
 
 from tima.attacks._broken import misclassified
 from tima.attacks._check import check_reaches_pixels
-from tima.attacks._pool import Rows
-from tima.attacks._pooled import PooledSearch
+from tima.attacks._runs import RunRows, RunsSearch
 from tima.attacks.projections import Ball
 
 
 @dataclass
-class SearchRows(Rows):
-    """Where the search of each image in the batch stands. Attacks add what their steps need."""
+class SearchRows(RunRows):
+    """Where each run in the batch stands. Attacks add what their steps need."""
 
-    row_N: Tensor
-    run_N: Tensor  # which run, on the CPU
-    step_N: Tensor  # steps made in this run, on the CPU
+    step_N: Tensor  # steps made, on the CPU
     label_N: Tensor
     ball: Ball
     x_NCHW: Tensor
     best_NCHW: Tensor
     best_score_N: Tensor
+    broken_N: Tensor  # on the CPU
 
 
 R = TypeVar("R", bound=SearchRows)
 
 
 @dataclass(kw_only=True)
-class Search(PooledSearch[R]):
+class Search(RunsSearch[R]):
     """Runs of `steps` steps for every image.
 
     Attributes:
         steps: of one run.
-        runs: for each image.
         targeted: broken means that `label_N` is reached.
-        keep_best: keep the iterate of highest score over all steps and runs; else the last.
-        stop_when_broken: a misclassified iterate wins over any other and ends the image's search.
+        keep_best: keep the iterate of highest score over all steps and runs; else the last of the last run. A misclassified one
+            wins over any other where `stop_when_broken` says that it ends the image's search.
         eot_iter: forward passes a step, whose mean counts (Athalye et al. 2018, arXiv 1707.07397), for models that draw
             random numbers.
     """
 
     steps: int
-    runs: int
     targeted: bool
     keep_best: bool
-    stop_when_broken: bool
     eot_iter: int = 1
 
     @abstractmethod
@@ -69,60 +64,47 @@ class Search(PooledSearch[R]):
         """What iterates of all runs are compared by."""
         return loss_A
 
-    def fresh(self, row_N: Tensor) -> dict[str, Any]:
+    def fresh(self, row_N: Tensor, run_N: Tensor) -> dict[str, Any]:
         """The fields of `SearchRows` at the beginning."""
         ball, image_ACHW = self.starts.ball(row_N), self.starts.image(row_N)
-        zero_A = torch.zeros(len(row_N), dtype=torch.long)
         return {
             "row_N": row_N,
-            "run_N": zero_A,
-            "step_N": zero_A,
+            "run_N": run_N,
+            "step_N": torch.zeros_like(run_N),
             "label_N": self.label_N[row_N],
             "ball": ball,
-            "x_NCHW": self.starts.point(0, row_N, ball),
+            "x_NCHW": self.points(row_N, run_N, ball),
             "best_NCHW": image_ACHW,
             "best_score_N": torch.full((len(row_N),), -torch.inf, device=image_ACHW.device),
+            "broken_N": torch.zeros_like(run_N, dtype=torch.bool),
         }
 
     def advance(self, rows: R) -> Tensor:
-        """One forward, one backward and one step of every row. Returns, on the CPU, whose search has ended."""
+        """One forward, one backward and one step of every row. Returns, on the CPU, whose run has ended."""
         asks_last = self.keep_best or self.stop_when_broken  # else nobody asks how good the last iterate is
-        over_A = rows.step_N == (self.steps if asks_last else self.steps - 1)
-        still = asks_last and bool(over_A.all())
+        ended_A = rows.step_N == (self.steps if asks_last else self.steps - 1)
+        still = asks_last and bool(ended_A.all())
         x_ACHW = rows.x_NCHW
         output_AC, loss_A, gradient_ACHW = self._evaluate(rows, gradients=not still)
         if self.keep_best:
             score_A = self.score(output_AC, loss_A, rows)
             self._keep(rows, score_A > rows.best_score_N, x_ACHW)
             rows.best_score_N = torch.maximum(rows.best_score_N, score_A)
-        ended_A = torch.zeros_like(over_A)
         if self.stop_when_broken:
             broken_A = misclassified(self.logits_fn, x_ACHW, output_AC, rows.label_N, self.targeted)
-            ended_A = broken_A.cpu()
-            if bool(ended_A.any()):
+            rows.broken_N = broken_A.cpu()
+            if bool(rows.broken_N.any()):
                 self._keep(rows, broken_A, x_ACHW)
-        if gradient_ACHW is not None and not bool(ended_A.all()):
+                ended_A = ended_A | self.needless(rows, rows.broken_N)
+        if gradient_ACHW is not None and not bool(ended_A.all() if asks_last else False):
             self.move(rows, loss_A, gradient_ACHW)
+        if not self.keep_best:
+            self._keep(rows, (ended_A & ~rows.broken_N).to(x_ACHW.device), x_ACHW if asks_last else rows.x_NCHW)
         rows.step_N = rows.step_N + 1
-        if bool(over_A.any()):
-            if not self.keep_best:
-                self._keep(rows, over_A.to(x_ACHW.device), x_ACHW if asks_last else rows.x_NCHW)
-            rows.run_N = rows.run_N + over_A
-            ended_A = ended_A | (rows.run_N == self.runs)
-            self.restart(rows, over_A & ~ended_A)
         return ended_A
 
-    def restart(self, rows: R, again_A: Tensor) -> None:
-        """The next run of the rows that `again_A` (on the CPU) marks begins."""
-        for run in rows.run_N[again_A].unique().tolist():
-            index = (again_A & (rows.run_N == run)).nonzero()[:, 0]
-            whole = len(index) == len(rows)
-            point = self.starts.point(run, rows.row_N[index], rows.ball if whole else rows.ball.select(index))
-            rows.x_NCHW = point if whole else rows.x_NCHW.index_copy(0, index.to(point.device), point)
-        rows.step_N = rows.step_N.masked_fill(again_A, 0)
-
-    def outcome(self, rows: R) -> Tensor:
-        return rows.best_NCHW
+    def verdict(self, rows: R) -> tuple[Tensor, Tensor, Tensor]:
+        return rows.best_NCHW, rows.best_score_N if self.keep_best else rows.run_N, rows.broken_N
 
     def _keep(self, rows: R, chosen_A: Tensor, x_ACHW: Tensor) -> None:
         rows.best_NCHW = torch.where(chosen_A[:, None, None, None], x_ACHW, rows.best_NCHW)

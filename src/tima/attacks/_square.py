@@ -21,12 +21,12 @@ from tima.attacks._broken import misclassified
 from tima.attacks._generators import draw
 from tima.attacks._pool import Rows
 from tima.attacks._pooled import PooledSearch
+from tima.attacks._runs import ROOM
 from tima.attacks._squares import Squares
 from tima.attacks.losses import LossFn
 from tima.attacks.projections import Ball
 
 CHUNK = 128  # T
-ROOM = {"cpu": 32, "cuda": 256}  # Q: rows below which a pass takes hardly longer when there are more of them
 
 
 @dataclass

@@ -52,10 +52,13 @@ class Starts:
 
     def image(self, row_N: Tensor) -> Tensor:
         """Some clean images; all of them without a copy, so never to be changed in place."""
-        return self.image_NCHW if len(row_N) == len(self.image_NCHW) else self.image_NCHW[row_N]
+        number = len(self.image_NCHW)  # as many rows as images need not be all images: some may be there twice
+        return (
+            self.image_NCHW if len(row_N) == number and bool((row_N == torch.arange(number)).all()) else self.image_NCHW[row_N]
+        )
 
     def point(self, run: int, row_N: Tensor, ball: Ball) -> Tensor:
-        """Where run number `run` begins for some images, whose ball is given: `x_ACHW`."""
+        """Where run number `run` begins for some images, each once and in order, whose ball is given: `x_ACHW`."""
         if run == 0 and self.start_NCHW is not None:
             return ball.project_(self.start_NCHW[row_N].detach().to(self.image_NCHW.device).float())
         if not self.random_start:

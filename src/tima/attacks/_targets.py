@@ -44,3 +44,9 @@ def runner_up_classes_of(
     if class_BK.shape[1] == 0:
         raise RecipeError("The model has one class: there is no other that an attack could lead to.")
     return class_BK
+
+
+def target_of(class_AK: Tensor, run_A: Tensor, extra: int, restarts: int) -> Tensor:
+    """The class that some runs lead to: `extra` runs and the first `restarts` to the first one, and so on."""
+    number_A = ((run_A - extra) // restarts).clamp(0, class_AK.shape[1] - 1)
+    return class_AK.gather(1, number_A.to(class_AK.device)[:, None])[:, 0]

@@ -1,7 +1,8 @@
 """FAB, Croce & Hein 2020, arXiv 1907.02044: the closest adversarial point, by steps onto the nearest decision boundary.
 
 The targeted version (FAB-T) is the one of AutoAttack. Shapes: `B` images, `C` channels or classes, `H, W` pixels, `K` targets.
-Cost: two forwards and one backward a step (untargeted: `C` backwards), and one forward for the clean logits.
+Cost: two forwards and one backward a step (untargeted: `C` backwards), at most one forward at the end of a
+run, and one for the clean logits.
 """
 
 from typing import Any
@@ -85,6 +86,7 @@ def fab(
         way="to_label" if targeted else "to_class" if targets else "away",
         norm=norm,
         steps=steps,
+        runs=(0 if start_BCHW is None else 1) + restarts * class_BK.shape[1],
         restarts=restarts,
         alpha_max=alpha_max,
         eta=eta,

@@ -85,8 +85,8 @@ class _MiFgsm(Search[_Rows]):
     size_N: Tensor
     decay: float
 
-    def begin(self, row_N: Tensor) -> _Rows:
-        fields = self.fresh(row_N)
+    def begin_runs(self, row_N: Tensor, run_N: Tensor) -> _Rows:
+        fields = self.fresh(row_N, run_N)
         return _Rows(**fields, size_N=self.size_N[row_N], direction_NCHW=torch.zeros_like(fields["x_NCHW"]))
 
     def loss(self, output_AC: Tensor, rows: _Rows) -> Tensor:
@@ -96,10 +96,5 @@ class _MiFgsm(Search[_Rows]):
         # eq. 6 and 7: g' = mu g + d / ||d||_1, x' = x + size sign(g'). The length is the mean of the values, not their sum:
         # the sum differs by one factor for all steps, which the sign removes, and underflows sooner.
         length_A111 = gradient_ACHW.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-20)
-        rows.direction_NCHW = self._kept(rows) + gradient_ACHW / length_A111
+        rows.direction_NCHW = self.decay * rows.direction_NCHW + gradient_ACHW / length_A111
         rows.x_NCHW = rows.ball.step_(rows.direction_NCHW, rows.x_NCHW, rows.size_N)
-
-    def _kept(self, rows: _Rows) -> Tensor:
-        """What stays of the old direction: nothing where a run begins."""
-        share_A = self.decay * (rows.step_N > 0).to(rows.direction_NCHW)
-        return rows.direction_NCHW * share_A[:, None, None, None]

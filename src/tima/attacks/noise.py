@@ -59,8 +59,8 @@ def noise(
 class Tries(Search[SearchRows]):
     """Runs of no step: each is the point where it begins."""
 
-    def begin(self, row_N: Tensor) -> SearchRows:
-        return SearchRows(**self.fresh(row_N))
+    def begin_runs(self, row_N: Tensor, run_N: Tensor) -> SearchRows:
+        return SearchRows(**self.fresh(row_N, run_N))
 
     def loss(self, output_AC: Tensor, rows: SearchRows) -> Tensor:
         return margin(output_AC, rows.label_N) * (-1 if self.targeted else 1)

@@ -108,8 +108,8 @@ class PgdSearch(Search[PgdRows]):
     climb: LossFn
     size_N: Tensor
 
-    def begin(self, row_N: Tensor) -> PgdRows:
-        return PgdRows(**self.fresh(row_N), size_N=self.size_N[row_N])
+    def begin_runs(self, row_N: Tensor, run_N: Tensor) -> PgdRows:
+        return PgdRows(**self.fresh(row_N, run_N), size_N=self.size_N[row_N])
 
     def loss(self, output_AC: Tensor, rows: PgdRows) -> Tensor:
         return self.climb(output_AC, rows.label_N)
