@@ -4,7 +4,8 @@
     python benchmarks/training.py --model random:tiny --batch 4 --repeats 2 --no-compile --results /tmp/x --page /tmp/x.md
 
 Every repeat runs every candidate once, one after the other; ratios are formed within a repeat. The first runs warm up.
-Parts are stored one by one and again after every repeat, so what was measured stays when a run is stopped.
+Parts are stored one by one and again after every repeat, so what was measured stays when a run is stopped. Folders beside them
+are other machines' results; the page shows their targets, too.
 """
 
 import argparse
@@ -53,7 +54,14 @@ def main() -> None:
     if not options.page_only:
         measure(options)
     records = {part: json.loads(file.read_text()) for part in PARTS if (file := options.results / f"{part}.json").is_file()}
-    options.page.write_text(page(records), encoding="utf-8")
+    folders = sorted(folder for folder in options.results.iterdir() if folder.is_dir())
+    elsewhere = [
+        {part: json.loads((f / f"{part}.json").read_text()) for part in PARTS if (f / f"{part}.json").is_file()}
+        for f in folders
+    ]
+    accuracy = options.results / "accuracy.json"
+    found = json.loads(accuracy.read_text()) if accuracy.is_file() else None
+    options.page.write_text(page(records, elsewhere, found), encoding="utf-8")
 
 
 def measure(options: argparse.Namespace) -> None:
