@@ -133,6 +133,6 @@ def _autoattack(records: list[dict[str, Any]]) -> list[str]:
         "What stops it here: nearly all passes are of images that stand to the end, which both must carry through every stage;",
         f"Square's {QUERIES:,} queries of them alone are {' and '.join(shares)} of our forwards. In fp32,",
         "and as long as enough images stand to fill a batch, the ratio of times is about that of the passes; bf16 makes each",
-        "cheaper. Where few stand, ours asks for several runs and queries of an image at once, and gains more (the tables above).",
+        "cheaper. Where few stand, ours asks for several runs and queries of an image at once (the tables above).",
         "",
     ]

@@ -132,6 +132,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         job.cancel()
         gone.cancel()
+        await asyncio.gather(job, gone, return_exceptions=True)  # so that it has let go before the request is over
 
 
 async def _hung_up(request: Request) -> None:
