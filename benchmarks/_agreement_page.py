@@ -15,6 +15,7 @@ def page(records: list[dict[str, Any]]) -> str:
         groups[record["model"], record["fingerprint"], record["n"]][record["attack"]].append(record)
     verdicts: list[str] = []
     tables: list[str] = []
+    every: list[tuple[list[list[int]], int]] = []
     for (model, fingerprint, n), by_attack in sorted(groups.items()):
         clean = next((r["clean_accuracy"] for rs in by_attack.values() for r in rs if "error" not in r), float("nan"))
         tables.append(f"\n## {model}: n = {n}, clean {100 * clean:.1f} %, fingerprint `{fingerprint}`\n")
@@ -23,17 +24,22 @@ def page(records: list[dict[str, Any]]) -> str:
         )
         tables.append("|---|---|---|---|---|---|---|---|---|")
         pairs: list[list[int]] = []
+        every.append((pairs, n))
         for attack in sorted(by_attack, key=_order):
             rows, found = _rows(attack, by_attack[attack], n)
             tables += rows
-            pairs += found
             limit = LIMITS.get(attack, 1.0)
             if found:
-                worst = max((100 * sum(differences) / n for differences in found), key=abs)
+                each = [one for seeds in found.values() for one in seeds]
+                pairs += each
+                worst = max((100 * sum(map(sum, seeds)) / len(seeds) / n for seeds in found.values()), key=abs)
                 met = _word(abs(worst) <= limit + 1e-9, worst)
-                verdicts.append(f"| {model} | {attack} | {worst:+.1f} | {limit} | {met} | {_mean(found, n)} |")
+                number = max(map(len, found.values()))
+                verdicts.append(f"| {model} | {attack} | {number} | {worst:+.1f} | {limit} | {met} | {_mean([(each, n)])} |")
         if pairs:
-            verdicts.append(f"| {model} | all | | | | {_mean(pairs, n)} |")
+            verdicts.append(f"| {model} | all | | | | | {_mean([(pairs, n)])} |")
+    if len(every) > 1:
+        verdicts.append(f"| all models alike | all | | | | | {_mean([(pairs, n) for pairs, n in every if pairs])} |")
     head = [
         "# Agreement with the originals",
         "",
@@ -43,25 +49,27 @@ def page(records: list[dict[str, Any]]) -> str:
         'the stronger. "differ" counts images that stand under one and fall under the other. Random numbers differ between',
         "libraries, so some always do. Images that are wrong when clean count as broken and are not attacked.",
         "",
-        "The mean is over libraries and seeds, with a 95 % interval from how the images differ (the images are a sample; each",
-        'counts once, whatever the number of comparisons). "Undecided" says that the interval holds 0: with these images and',
-        "seeds nobody can tell which is the stronger.",
+        "The largest difference is that to one library, mean over seeds. The mean difference is over libraries and seeds, with",
+        "a 95 % interval from how the images differ (the images are a sample; each counts once, whatever the number of",
+        'comparisons). "Undecided" says that the interval holds 0: with these images and seeds nobody can tell which is the',
+        "stronger.",
         "",
         *_versions(records),
         "",
         "## Criteria",
         "",
-        "| model | attack | largest difference in points | allowed | | mean difference, and is ours weaker on average? |",
-        "|---|---|---|---|---|---|",
+        "| model | attack | seeds | largest difference in points | allowed | | mean difference: is ours weaker on average? |",
+        "|---|---|---|---|---|---|---|",
         *verdicts,
     ]
     return "\n".join(head + tables) + "\n"
 
 
-def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str], list[list[int]]]:
-    """A row for each library and seed; and what sets ours of the same seed apart, image by image: 1 where only ours leaves
-    it standing, -1 where only theirs does."""
-    rows, differences = [], []
+def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str], dict[str, list[list[int]]]]:
+    """A row for each library and seed; and what sets ours of the same seed apart, by library and image by image: 1 where only
+    ours leaves it standing, -1 where only theirs does."""
+    rows: list[str] = []
+    differences: dict[str, list[list[int]]] = defaultdict(list)
     mine = {r["seed"]: r for r in records if r["library"] == "tima"}
     for r in sorted(records, key=lambda r: (not r["library"].startswith("tima"), r["library"], r["seed"])):
         name = f"{attack} ({_eps(r)}{_budget(r)})"
@@ -76,7 +84,7 @@ def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str]
             differ, only = str(sum(a != b for a, b in pairs)), str(sum(a == "1" and b == "0" for a, b in pairs))
             gap = f"{points:+.1f}"
             if not r["library"].startswith("tima"):
-                differences.append([int(a) - int(b) for a, b in pairs])
+                differences[r["library"]].append([int(a) - int(b) for a, b in pairs])
         rows.append(
             f"| {name} | {r['library']} | {100 * r['accuracy']:.1f} | {gap} | {differ} | {only} | {r['cpu_seconds']:.0f} "
             f"| {r['forwards']:,} | {r['backwards']:,} |"
@@ -84,17 +92,20 @@ def _rows(attack: str, records: list[dict[str, Any]], n: int) -> tuple[list[str]
     return rows, differences
 
 
-def _mean(pairs: list[list[int]], n: int) -> str:
-    """The mean difference in points over several comparisons on the same images, its interval, and what it says.
+def _mean(models: list[tuple[list[list[int]], int]]) -> str:
+    """The mean difference in points over several comparisons on the same images, its interval, and what it says; of several
+    models the mean of theirs.
 
-    Images that are wrong when clean differ nowhere; they are not in `pairs` but they are among the `n`.
+    Images that are wrong when clean differ nowhere; they are not among the differences but they are among the `n`.
     """
-    if not any(map(any, pairs)):
+    if not any(any(map(any, pairs)) for pairs, _ in models):
         return "+0.00: no image differs"
-    each = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
-    mean = sum(each) / n
-    variance = (sum(value**2 for value in each) / n - mean**2) / max(n - 1, 1)
-    half = Z * variance**0.5
+    means, variances = [], []
+    for pairs, n in models:
+        each = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
+        means.append(sum(each) / n)
+        variances.append((sum(value**2 for value in each) / n - means[-1] ** 2) / max(n - 1, 1))
+    mean, half = sum(means) / len(means), Z * sum(variances) ** 0.5 / len(models)
     low, high = 100 * (mean - half), 100 * (mean + half)
     if high < 0:
         word = "stronger"

@@ -79,12 +79,22 @@ def record(library: str, standing: str, seed: int = 0, attack: str = "pgd") -> d
 def test_the_page_says_who_is_stronger() -> None:
     text = _agreement_page.page([record("tima", "1100" * 25), record("foolbox", "1010" * 25), record("art", "0000" * 25)])
     assert "| pgd (4/255, steps 3) | foolbox | 50.0 | +0.0 | 50 | 25 |" in text  # stands here and falls there, 25 each way
-    assert "| m | pgd | +50.0 | 1.0 | not met: ours is weaker |" in text
+    assert "| m | pgd | 1 | +50.0 | 1.0 | not met: ours is weaker |" in text
     assert (
-        "| m | all | | | | +25.00 (+13.99 to +36.01): weaker |" in text
+        "| m | all | | | | | +25.00 (+13.99 to +36.01): weaker |" in text
     )  # 0.5, 1, -0.5, 0 each 25 times: mean 0.25, variance 0.3125
     close = [record("tima", "1" * 499 + "0", attack="standard"), record("pyautoattack", "1" * 498 + "00", attack="standard")]
-    assert "| m | standard | +0.2 | 0.4 | met |" in _agreement_page.page(close)
+    assert "| m | standard | 1 | +0.2 | 0.4 | met |" in _agreement_page.page(close)
+
+
+def test_a_difference_is_the_mean_over_seeds_and_models_count_alike() -> None:
+    found = []
+    for seed, (ours, theirs) in enumerate([("1" * 100, "1" * 97 + "000"), ("1" * 98 + "00", "1" * 99 + "0")]):  # +3, -1
+        found += [record("tima", ours, seed), record("art", theirs, seed)]
+    assert "| m | pgd | 2 | +1.0 | 1.0 | met | +1.00" in _agreement_page.page(found)
+    other = [r | {"model": "n"} for r in (record("tima", "0" + "1" * 99), record("art", "1" * 100))]
+    text = _agreement_page.page(found + other)
+    assert "| n | all | | | | | -1.00" in text and "| all models alike | all | | | | | +0.00" in text
 
 
 def test_ratios_are_formed_within_a_repeat_against_the_fastest() -> None:
