@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _counted import Counted
+from _machine import processor
 from _models import Subject, conv_subject, random_vit_b_32, zero_shot_subject
 from _peers import RUNS, version
 from _profile import time_shares
 from _speed_page import page
 
 from tima.attacks import CountedModel, autoattack, pgd
+from tima.bench.peak import matmul_peak
 from tima.models.fast import attack_model
 
 HERE = Path(__file__).parent
@@ -177,7 +179,7 @@ def measure(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
         "outcomes": {name: found for name, found in outcomes.items() if found},
         "failed": failed,
         "gflop_forward": {"library": flops(subject, False), "lean": flops(subject, True)},
-        "peak_gflops": {"fp32": matmul_peak(torch.float32), "bf16": matmul_peak(torch.bfloat16)},
+        "peak_gflops": {kind: matmul_peak(kind)["best"] for kind in ("fp32", "bf16")},
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": processor(),
@@ -219,23 +221,6 @@ def flops(subject: Subject, lean: bool) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(subject.image_NCHW[:1])
     return float(counter.get_total_flops() / 1e9)
-
-
-def matmul_peak(dtype: torch.dtype, size: int = 2048) -> float:
-    """GFLOP/s of the best of several large matrix products."""
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e9
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

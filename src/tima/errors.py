@@ -17,6 +17,14 @@ class DataError(TimaError, ValueError):
     """A data set, class list, label or image that cannot be used."""
 
 
+class MissingDataError(DataError):
+    """A data set or split that is not where it was looked for; the message says how to get it."""
+
+
+class DamagedDataError(DataError):
+    """A file that is there and cannot be read to its end."""
+
+
 class ModelError(TimaError, ValueError):
     """A model or checkpoint that cannot be loaded or does not fit."""
 

@@ -1,6 +1,5 @@
 """`check`: is a set whole? Counts, checksums, class names, and whether the pictures decode, in words a person can act on."""
 
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,9 @@ from tima.data.names import parse_name
 from tima.data.places import data_home
 from tima.data.retrieval import find_captions
 from tima.data.table import EMBEDDED, find_data, places_of
-from tima.errors import DataError
+from tima.errors import DamagedDataError, DataError, MissingDataError
 
 Verdict = Literal["ok", "note", "wrong", "missing"]
-_DAMAGED = re.compile(r"is damaged|no readable|not a readable")
 
 
 @dataclass
@@ -70,9 +68,9 @@ def check(name: str, *, entry: FieldEntry | None = None, samples: int | None = 5
         try:
             images = _open(f"{scheme}:{place}" if scheme else place, asked, entry, image_size)
         except DataError as error:
-            absent = " is not here. " in str(error) or " was not found. " in str(error)
+            absent = isinstance(error, MissingDataError)
             # only the split that is evaluated must be there; one that is there must not be damaged
-            optional = number > 0 and one != split and not _DAMAGED.search(str(error))
+            optional = number > 0 and one != split and not isinstance(error, DamagedDataError)
             found.say(
                 label, "note" if optional else "missing" if absent else "wrong", _brief(str(error)) if optional else str(error)
             )
@@ -93,7 +91,7 @@ def _open(base: str, split: str | None, entry: FieldEntry | None, image_size: in
         return find_data(base, split, image_size)
     held = find_captions(base, split, image_size)
     if held is None:
-        raise DataError(f"{entry.title} is not here. How to get it:\n{entry.how(str(data_home()))}")
+        raise MissingDataError(f"{entry.title} is not here. How to get it:\n{entry.how(str(data_home()))}")
     return held[0]
 
 

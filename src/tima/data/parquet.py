@@ -19,7 +19,7 @@ import torch
 
 from tima.data.image_set import DEFAULT_TEMPLATES, ImageSet
 from tima.data.text_files import read_class_names, read_templates
-from tima.errors import DataError
+from tima.errors import DamagedDataError, DataError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class")
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -124,7 +124,7 @@ def _read(file: Path) -> pa.Table:
                 return pa.ipc.open_stream(source).read_all()
         return pq.read_table(file, partitioning=None)  # folders named like key=value are part of the path, not columns
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable {file.suffix[1:]} file ({error}).") from error
+        raise DamagedDataError(f"{file}: not a readable {file.suffix[1:]} file ({error}).") from error
 
 
 def _labels(values: Sequence[Any], rows: Rows) -> list[int]:

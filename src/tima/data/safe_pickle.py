@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tima.errors import DataError
+from tima.errors import DamagedDataError, DataError
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
@@ -141,4 +141,4 @@ def safe_load(file: Path) -> Any:
             f"{file} holds {error}, which a file of pictures has no need of. It was not run; take the file from its publisher."
         ) from error
     except Exception as error:  # a damaged pickle makes the unpickler raise nearly anything
-        raise DataError(f"{file} is damaged ({type(error).__name__}: {error}). Fetch it again.") from error
+        raise DamagedDataError(f"{file} is damaged ({type(error).__name__}: {error}). Fetch it again.") from error

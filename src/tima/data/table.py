@@ -9,7 +9,7 @@ from tima.data.field import FieldEntry, field_sets, sixteen
 from tima.data.image_set import DEFAULT_TEMPLATES, ImageSet
 from tima.data.names import parse_name, set_name
 from tima.data.places import data_home, data_roots
-from tima.errors import DataError
+from tima.errors import MissingDataError
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def find_data(name: str, split: str | None = None, image_size: int = 224) -> Ima
         image_size: pictures are resized and cropped to this many pixels.
 
     Raises:
-        DataError: nothing was found; the message lists every place that was looked at, and how to get a set of the field.
+        MissingDataError: nothing was found; the message lists every place that was looked at, and how to get a set of the field.
     """
     scheme, place, split = parse_name(name, split)
     if scheme == "hf":
@@ -107,8 +107,8 @@ def find_data(name: str, split: str | None = None, image_size: int = 224) -> Ima
     listed = "\n  ".join(looked)
     if entry is not None:
         indented = entry.how(str(data_home())).replace("\n", "\n  ")
-        raise DataError(f"{entry.title} is not here. Looked at:\n  {listed}\nHow to get it:\n  {indented}")
-    raise DataError(
+        raise MissingDataError(f"{entry.title} is not here. Looked at:\n  {listed}\nHow to get it:\n  {indented}")
+    raise MissingDataError(
         f"Data set '{place}' was not found. Looked at:\n  {listed}\nEmbedded sets: {', '.join(EMBEDDED)}. "
         f"Sets of the field: {', '.join(field_sets())}. "
         "Give a folder, or put its parent into the environment variable TIMA_DATA."

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tima._files import atomic_folder, atomic_path
-from tima.errors import DataError, TimaError
+from tima.errors import DamagedDataError, DataError, TimaError
 
 TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 KEPT_FREE = 256 << 20  # bytes of disk that unpacking a file of unknown size leaves to everything else
@@ -47,7 +47,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
         return _move(folder / f".{archive.name}.unpacked", folder)
     # RuntimeError: encrypted; NotImplementedError, one of its kinds: packed in a way that Python does not know
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, gzip.BadGzipFile, zlib.error, RuntimeError) as error:
-        raise DataError(f"{archive} is damaged or no archive ({error}). Fetch it again.") from error
+        raise DamagedDataError(f"{archive} is damaged or no archive ({error}). Fetch it again.") from error
 
 
 def _untar(archive: Path, part: Path) -> None:
@@ -107,7 +107,7 @@ def _gunzip(archive: Path, folder: Path) -> Path:
                         raise TimaError(f"{archive} unpacks to more than there is room for in {folder}. Nothing was kept.")
                     file.write(block)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{archive} is damaged ({error}). Fetch it again.") from error
+            raise DamagedDataError(f"{archive} is damaged ({error}). Fetch it again.") from error
     return target
 
 

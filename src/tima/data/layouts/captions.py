@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tima.data.layouts.layout import Contents, Layout, lines_of
-from tima.errors import DataError
+from tima.errors import DamagedDataError, DataError
 
 CLASS = "a picture with captions"
 
@@ -73,7 +73,7 @@ def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{file} is no readable JSON ({error}). Fetch it again.") from error
+        raise DamagedDataError(f"{file} is no readable JSON ({error}). Fetch it again.") from error
 
 
 LAYOUTS = (

@@ -7,7 +7,7 @@ import numpy as np
 
 from tima.data.field import field_entry
 from tima.data.layouts.layout import Contents, Layout
-from tima.errors import DataError
+from tima.errors import DamagedDataError, DataError
 
 
 def load_mat(file: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def load_mat(file: Path) -> dict[str, Any]:
     try:
         return loadmat(str(file), squeeze_me=True)  # type: ignore[no-any-return]
     except Exception as error:  # a damaged file makes SciPy raise nearly anything
-        raise DataError(f"{file} is no readable MATLAB file ({type(error).__name__}: {error}).") from error
+        raise DamagedDataError(f"{file} is no readable MATLAB file ({type(error).__name__}: {error}).") from error
 
 
 def _flowers(home: Path, split: str) -> Contents:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tima.data.image_set import Reindexed
 from tima.data.layouts.layout import Contents, Layout, lines_of, ppm
-from tima.errors import DataError
+from tima.errors import DamagedDataError
 
 SIDE = 96
 BYTES = 3 * SIDE * SIDE
@@ -31,7 +31,7 @@ def _read(home: Path, split: str) -> Contents:
     count, rest = divmod(pictures.stat().st_size, BYTES)
     label_N = np.fromfile(answers, np.uint8)
     if rest or len(label_N) != count:
-        raise DataError(
+        raise DamagedDataError(
             f"{pictures} holds {count} pictures of {SIDE} px and {rest} bytes more, {answers.name} {len(label_N)} labels: "
             "one of them is damaged. Fetch them again."
         )
