@@ -111,7 +111,7 @@ def test_speed_runs_without_the_libraries(subject: Subject, monkeypatch) -> None
     names = {"plain loop": None, "tima, library model, fp32": None}
     every = speed.candidates(subject, argparse.Namespace(**options, only=""))
     monkeypatch.setattr(speed, "candidates", lambda *_: {name: every[name] for name in names})
-    monkeypatch.setattr(speed, "matmul_peak", lambda dtype: 100.0)
+    monkeypatch.setattr(speed, "matmul_peak", lambda kind: {"best": 100.0})
     found = speed.measure(subject, argparse.Namespace(**options))
     assert {name: [o["standing"] for o in rows] for name, rows in found["outcomes"].items()} == {key: [2, 2] for key in names}
     assert found["outcomes"]["plain loop"][0]["backwards"] == 4 * 4  # images times steps
