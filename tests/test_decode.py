@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from processors import CLIPImageProcessorPil
 from torch import Tensor
 
 from tima.data import BadImage, ImageSet, decode
@@ -33,8 +34,6 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
     "size", [(32, 32), (33, 47), (47, 33), (31, 97), (97, 31), (300, 301), (641, 333), (20, 20), (7, 11), (32, 45), (500, 375)]
 )
 def test_equals_clips_image_processor(size: tuple[int, int], kind: str) -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=False)
     data = encoded(photo(*size), kind)
     with Image.open(io.BytesIO(data)) as image:
@@ -45,8 +44,6 @@ def test_equals_clips_image_processor(size: tuple[int, int], kind: str) -> None:
 
 def test_equals_clips_image_processor_on_a_large_jpeg() -> None:
     """At a reduced JPEG scale (`draft`) it would be off by several levels."""
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     data = encoded(photo(1200, 900), "JPEG", quality=90)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_normalize=False)
     with Image.open(io.BytesIO(data)) as image:

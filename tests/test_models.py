@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import SHARED, build_tiny_clip
 from exported import tiny_siglip, tiny_two_tower
 from PIL import Image
+from processors import CLIPImageProcessorPil
 from torch import Tensor
 
 from tima.data import decode
@@ -77,8 +78,6 @@ def decoded(images: list[Image.Image], tmp_path: Path, size: int = 16) -> Tensor
 
 @torch.no_grad()
 def test_logits_equal_the_librarys_own_forward(encoder: HuggingFaceEncoder, tmp_path: Path) -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     grid = {"height": 16, "width": 16}
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": 16},

@@ -86,7 +86,7 @@ def find_data(name: str, split: str | None = None, image_size: int = 224) -> Ima
         image_size: pictures are resized and cropped to this many pixels.
 
     Raises:
-        MissingDataError: nothing was found; the message lists every place that was looked at, and how to get a set of the field.
+        MissingDataError: nothing was found; the message lists every place looked at, and how to get a set of the field.
     """
     scheme, place, split = parse_name(name, split)
     if scheme == "hf":

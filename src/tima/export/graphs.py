@@ -54,7 +54,9 @@ class TextGraph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        tokens = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+        tokens = {"input_ids": input_ids}
+        if attention_mask is not None:
+            tokens["attention_mask"] = attention_mask
         return self.model.encode_text(tokens)
 
 
