@@ -11,6 +11,7 @@ from conftest import write_world
 from processes import free_port, leaves
 from safetensors.torch import load_file
 from training_together import difference, join, recipe, together, trained
+from versions import spreads_weights
 
 from tima.config import TrainRecipe
 from tima.distributed_sharding import asked_for, layers
@@ -57,6 +58,7 @@ def stop_then_go_on(rank: int, size: int, port: int, runs: dict[str, TrainRecipe
         pytest.param(list(RUNS), ["spread", "one", "three"], id="all", marks=pytest.mark.slow),
     ],
 )
+@spreads_weights
 def test_spread_weights_learn_the_same_and_go_on_with_any_number(
     names: list[str], endings: list[str], world: dict[str, str], tmp_path: Path
 ) -> None:
@@ -109,5 +111,6 @@ def refused(rank: int, size: int, port: int, world: dict[str, str], out: str) ->
             train(recipe(world, **changes), Path(out) / name, progress=False, shard=True)
 
 
+@spreads_weights
 def test_what_cannot_be_spread_is_refused(world: dict[str, str], tmp_path: Path) -> None:
     torch.multiprocessing.spawn(refused, (2, free_port(), world, str(tmp_path)), nprocs=2)

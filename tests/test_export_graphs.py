@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip
 from exported import tiny_siglip
+from versions import exports_any_length
 
 from tima.errors import ExportError, ModelError
 from tima.export import TARGETS, export_model
@@ -36,6 +37,7 @@ def prompted(tokenizer: Any) -> HuggingFaceEncoder:
     return model
 
 
+@exports_any_length
 def test_programs_run_with_torch_alone(prompted: HuggingFaceEncoder, tmp_path: Path) -> None:
     folder = export_model(prompted, "torch-export", tmp_path / "out", class_names=NAMES, templates=TEMPLATES)
     pixels = torch.rand(5, 3, 16, 16)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import build_tiny_clip, make_image_set, write_image_folder
+from versions import has_muon
 
 from tima.data import find_data
 from tima.data.augment import augment
@@ -282,6 +283,7 @@ def test_contrastive_loss_shares_the_target_among_all_that_is_true() -> None:
     assert float(symmetric_contrastive(logits_BB, true_BB).double()) == pytest.approx((to_text + to_image) / 2, rel=1e-6)
 
 
+@has_muon
 def test_muon_takes_the_matrices_inside_the_layers(tiny_clip) -> None:  # type: ignore[no-untyped-def]
     stage = Stage(steps=1, batch_size=1, lr=1e-3, optimizer="muon")
     params = tiny_clip.image_parameters()
@@ -295,6 +297,7 @@ def test_muon_takes_the_matrices_inside_the_layers(tiny_clip) -> None:  # type: 
     assert len(make_optimizers(Stage(steps=1, batch_size=1, lr=1e-3), params)) == 1
 
 
+@has_muon
 def test_a_stopped_muon_run_goes_on_to_the_same_weights(tiny_clip, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def run(out: Path, steps_before_stop: int) -> dict[str, torch.Tensor]:
         out.mkdir()

@@ -248,7 +248,7 @@ def test_texts_in_pieces_have_the_same_gradient(tokenizer: Any, monkeypatch: pyt
     monkeypatch.setattr(module, "encode_classes", lambda m, names, t: (calls.append(len(names)), real(m, names, t))[1])
     in_pieces, gradient_in_pieces, _ = run(one, None, LABEL)
     assert sorted(calls) == [2, 2, 5, 5, 5, 5]  # each piece twice: forward, and again for the backward pass
-    assert in_pieces == pytest.approx(found, rel=1e-5, abs=1e-8)  # a KL of what has not moved yet is rounding alone
+    assert in_pieces == pytest.approx(found, rel=1e-5, abs=1e-7)  # a KL of what has not moved yet is rounding alone
     torch.testing.assert_close(gradient_in_pieces, gradient, rtol=1e-4, atol=1e-5)
 
 

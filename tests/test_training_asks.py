@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set
 from torch import nn
+from versions import spreads_weights
 
 import tima.train_batch as train_batch
 import tima.validate as validation
@@ -179,6 +180,7 @@ def test_an_older_torch_is_told_of_each_weight(
     assert seen
 
 
+@spreads_weights
 def test_spread_weights_need_a_torch_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.fsdp import FSDPModule
 

@@ -14,7 +14,9 @@ from typing import Any
 from tima.errors import TimaError
 
 # safetensors and torch.save report a full disk as errors of their own, not as OSError
-_DISK_TROUBLE = re.compile(r"os error \d+|No space left|PytorchStreamWriter|inline_container|iostream error", re.I)
+_DISK_TROUBLE = re.compile(
+    r"os error \d+|Os \{ code: \d+|No space left|PytorchStreamWriter|inline_container|iostream error", re.I
+)
 
 
 @contextmanager
