@@ -16,6 +16,8 @@ from small_net import Net, make_batch
 from torch import Tensor
 
 from tima.evaluate import evaluate_classifier
+from tima.evaluation.inside import STATE
+from tima.evaluation.parts import read_tensors, write_tensors
 from tima.models import load_model
 from tima.protocols import Protocol, load_protocol
 from tima.results import Result, load_sidecar, read_result, result_path
@@ -83,17 +85,23 @@ def test_cut_between_two_steps_it_goes_on_with_the_next(name: str, tmp_path: Pat
     assert seen_inside, "no cut fell inside an attack"
 
 
-def test_another_batch_size_or_a_damaged_state_begins_the_attack_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_batch_size_or_a_damaged_or_an_older_state_begins_the_attack_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tima.evaluation.inside.EVERY", 0.0)
     protocol, undisturbed = protocol_of("apgd"), Cut()
     whole = judged(undisturbed, protocol, tmp_path / "whole")
-    for name, words in (("smaller", {"batch_size": 3}), ("damaged", {})):
+    for name, words in (("smaller", {"batch_size": 3}), ("damaged", {}), ("older", {})):
         out = tmp_path / name
         with pytest.raises(KeyboardInterrupt):
             judged(Cut(undisturbed.calls // 3), protocol, out)
         (state,) = out.glob("results/.*.work/*.inside")
         if name == "damaged":
             state.write_bytes(state.read_bytes()[:100])
+        if name == "older":  # of a search that kept less
+            tensors, facts = read_tensors(state)
+            write_tensors(state, {"found": tensors["found"]}, facts)
+            monkeypatch.setattr("tima.evaluation.inside.STATE", STATE + 1)
         assert counts(judged(Cut(), protocol, out, **words)) == counts(whole)
 
 

@@ -116,3 +116,41 @@ def test_autoattack_asks_far_fewer_times_where_few_stand(
         found[room] = autoattack(watched, image, label, 1e-3, generator=generators(2), **words)
     torch.testing.assert_close(found[32], found[1], atol=1e-6, rtol=0)
     assert calls[32] < 0.4 * calls[1]
+
+
+def test_runs_compare_by_what_the_loss_says_to_the_last_bit(batch: tuple[Tensor, Tensor]) -> None:
+    """Values in float64 that fp32 could not tell apart."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(192, 5, generator=generator).double()
+    image = batch[0]
+
+    def model(x: Tensor) -> Tensor:
+        return x.flatten(1).double() @ weight
+
+    def plain(output: Tensor, label: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(output, label, reduction="none")
+
+    words: dict[str, Any] = {"steps": 1, "step_size": 1e-4, "restarts": 6}
+    label = model(image).argmax(1)
+    expected = pgd(model, image, label, EPS, loss=plain, generator=generators(12), **words)
+    far = pgd(model, image, label, EPS, loss=lambda *known: plain(*known) + 1e8, generator=generators(12), **words)
+    assert torch.equal(far, expected)
+
+
+def test_a_point_that_breaks_once_it_is_pulled_in_ends_the_later_runs() -> None:
+    """FAB, one pixel, a cliff at 0.75: it steps beyond eps = 0.2505, and what is pulled back in stays beyond the cliff."""
+    asked: list[int] = []
+
+    def model(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        right = x.flatten(1) - 0.75
+        return torch.cat([-right, right], 1)
+
+    image, label = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+    words: dict[str, Any] = {"steps": 10, "restarts": 4, "generator": generators(1)}
+    found = fab(model, image, label, 0.2505, stop_when_broken=True, **words)
+    assert 0.75 < float(found) <= 0.7505
+    assert sum(asked) == 1 + 10 * 2 + 1, "the clean image, one run, and the look at the point that was pulled in"
+    asked.clear()
+    fab(model, image, label, 0.2, stop_when_broken=True, **words)
+    assert sum(asked) == 1 + 4 * (10 * 2 + 1), "nothing within 0.2 is broken"

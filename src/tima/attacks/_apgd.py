@@ -3,7 +3,7 @@
 Where the paper and its authors' code differ (checkpoints away from 100 steps; condition 1 also at equality), this follows the
 code, which published numbers come from. One thing follows the paper: the first window counts the step away from the start.
 
-Shapes: `A` images in the batch, `N` rows of its state, `C` channels or classes, `H, W` pixels, `K` targets an image.
+Shapes: `A` runs in the batch, `N` rows of its state, `C` channels or classes, `H, W` pixels, `K` targets an image.
 """
 
 import itertools
@@ -35,7 +35,7 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass
 class ApgdRows(SearchRows):
-    """Auto-PGD's memory of one run of each image."""
+    """Auto-PGD's memory of each run."""
 
     eps_N: Tensor
     size_N: Tensor  # length of a step
@@ -84,7 +84,7 @@ class _Apgd(Search[R]):
         rows.before_NCHW, rows.x_NCHW = x_ACHW, rows.ball.project_(x_ACHW + step_ACHW)
 
     def _remember(self, rows: R, first_A: Tensor, loss_A: Tensor, gradient_ACHW: Tensor) -> None:
-        """Take the new iterate into account; the first of a run forgets the run before."""
+        """Take the new iterate into account; the first of a run has none before it."""
         rises_A = rows.rises_N + (loss_A > rows.loss_N)
         better_A = first_A | (loss_A > rows.top_loss_N)
         better_A111 = better_A[:, None, None, None]

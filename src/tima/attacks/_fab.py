@@ -1,9 +1,9 @@
 """The search of FAB, Croce & Hein 2020, arXiv 1907.02044, Algorithm 1. What people call is in `fab.py`.
 
 Two things are added to the authors' code, both without cost: the point that the backward step leads to is looked at too,
-since its logits are computed anyway; and an image may leave the batch as soon as it is broken within eps.
+since its logits are computed anyway; and a run may end as soon as its image is broken within eps.
 
-Shapes: `A` images in the batch, `N` rows of its state, `C` channels or classes, `H, W` pixels, `D` pixel values, `K` targets.
+Shapes: `A` runs in the batch, `N` rows of its state, `C` channels or classes, `H, W` pixels, `D` pixel values, `K` targets.
 """
 
 from dataclasses import dataclass

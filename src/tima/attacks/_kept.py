@@ -1,6 +1,6 @@
 """A search kept between two steps, so that an attack of hours goes on after a kill and ends with the same bits.
 
-What is kept: every tensor of the batch's rows, what was found so far, how many images have begun, and where each image's
+What is kept: every tensor of the batch's rows, what was found so far, how many images or runs began, and where each image's
 random numbers stand. Whoever calls an attack says where to keep it, as the attribute `keeper` of the model; without one nothing
 is kept.
 """

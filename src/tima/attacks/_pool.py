@@ -13,12 +13,13 @@ from torch import Tensor
 
 
 class Rows:
-    """Base of an attack's state, a dataclass: every tensor has one row an image in the batch; so have nested `Rows`.
+    """Base of an attack's state, a dataclass: every tensor has one row an image, or a run of one, in the batch; so do
+    nested `Rows`.
 
     Fields of other types (numbers, None) are shared by all images and must be equal wherever two states are joined.
     """
 
-    row_N: Tensor  # which of all the images each row is
+    row_N: Tensor  # which of all the images each row is of
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -60,7 +61,7 @@ def run_pool(
     """Carry `total` images through a search, at most `batch_size` at a time.
 
     Args:
-        total: how many images there are.
+        total: how many images there are; where each is searched in several runs, how many runs.
         batch_size: images in the batch; None: all at once.
         begin: indices of images to the state in which their search begins.
         advance: one step of every row, changing the state in place; returns which rows have ended (bool, one a row).

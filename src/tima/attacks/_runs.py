@@ -4,7 +4,8 @@ First every image's run 0 begins, then run 1 of those that still stand, and so o
 that it would draw alone. As long as there are enough images a batch holds each of them once. Where few are left, runs of one
 image go side by side: two images that hold out, led to nine targets, are 18 rows instead of 2, and the hardware does not
 idle. The outcome is that of one run after the other: where several break an image, the earliest of them counts, and those
-before it go on to their ends. What it costs is the steps that later runs made until then.
+before it go on to their ends. What it costs is the steps that later runs made until then, and the random numbers that they
+drew: how far the generator of a broken image has gone depends on the batch.
 
 Shapes: `N` images in all, `A` runs in the batch, `C` channels, `H, W` pixels.
 """
@@ -60,7 +61,7 @@ class RunsSearch(PooledSearch[R]):
         number, device = len(self.starts.image_NCHW), self.starts.image_NCHW.device
         self.until_N = torch.full((number,), self.runs)  # the earliest run that broke the image: later ones are not needed
         self.broken_N = torch.zeros(number, dtype=torch.bool)  # the point kept is of a run that broke the image
-        self.score_N = torch.full((number,), -torch.inf)
+        self.score_N = torch.full((number,), -torch.inf, dtype=torch.float64)  # exact, whatever the loss computes in
         self.run_N = torch.full((number,), -1)  # which run the point kept is of
         self.most = min(batch_size or number, ROOM.get(device.type, 1))
         return super().search(batch_size)
@@ -76,10 +77,10 @@ class RunsSearch(PooledSearch[R]):
         """The next runs that are needed. One whose image is in the batch already waits until few rows are left."""
         number, inside = len(self.found_NCHW), set() if rows is None else set(rows.row_N.tolist())
         chosen: list[int] = []
-        size = 0 if rows is None else len(rows)
-        while taken < self.total() and len(chosen) < room:
+        size, until, total = 0 if rows is None else len(rows), self.until_N.tolist(), self.total()
+        while taken < total and len(chosen) < room:
             run, image = divmod(taken, number)
-            if run < self.until_N[image]:
+            if run < until[image]:
                 if image in inside and size + len(chosen) >= self.most:
                     break
                 chosen.append(taken)
@@ -116,7 +117,8 @@ class RunsSearch(PooledSearch[R]):
         the highest score, of equal ones that of the earliest run."""
         not_finite(self.bad)
         point_ACHW, score_A, broken_A = self.verdict(rows)
-        score_A, broken_A = score_A.float().cpu(), broken_A.cpu()
+        score_A, broken_A = score_A.cpu().double(), broken_A.cpu()
+        self.needless(rows, broken_A)  # a run may break its image as late as here
         for run in rows.run_N.unique().tolist():
             mine = (rows.run_N == run).nonzero()[:, 0]
             row, score, broken = rows.row_N[mine], score_A[mine], broken_A[mine]

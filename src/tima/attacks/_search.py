@@ -1,8 +1,8 @@
 """What the gradient attacks share: runs from several points, what the model says of each iterate, what is kept, when it ends.
 
-An attack says how one step is made (`move`); everything else is here. Shapes: `N` images in all, `A` images in the batch,
-`C` channels or classes, `H, W` pixels. Every image has counters of its own, so a batch may hold images that are at different
-steps of different runs (see `_pool.py`). The counters live on the CPU: reading them never makes a GPU wait.
+An attack says how one step is made (`move`); everything else is here. Shapes: `N` images in all, `A` runs in the batch,
+`C` channels or classes, `H, W` pixels. Every run has counters of its own, so a batch may hold runs that are at different steps
+(see `_runs.py`). The counters live on the CPU: reading them never makes a GPU wait.
 """
 
 from abc import abstractmethod
@@ -98,7 +98,7 @@ class Search(RunsSearch[R]):
                 ended_A = ended_A | self.needless(rows, rows.broken_N)
         if gradient_ACHW is not None and not bool(ended_A.all() if asks_last else False):
             self.move(rows, loss_A, gradient_ACHW)
-        if not self.keep_best:
+        if not self.keep_best and bool(ended_A.any()):
             self._keep(rows, (ended_A & ~rows.broken_N).to(x_ACHW.device), x_ACHW if asks_last else rows.x_NCHW)
         rows.step_N = rows.step_N + 1
         return ended_A

@@ -1,6 +1,6 @@
 """Momentum iterative FGSM, Dong et al. 2018, arXiv 1710.06081: steps along a running sum of gradients, made to transfer.
 
-Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` the images in the batch, `N` rows of its state.
+Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` the runs in the batch, `N` rows of its state.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Random points at the same eps: what no attack should lose against, and no defence should fear.
 
-Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` the images in the batch. Cost: `tries` forwards an image.
+Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` the tries in the batch. Cost: `tries` forwards an image.
 """
 
 from typing import Any

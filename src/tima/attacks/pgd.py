@@ -1,6 +1,6 @@
 """Projected gradient descent, Madry et al. 2018, arXiv 1706.06083: the attack that everything else is measured against.
 
-Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` the images in the batch, `N` rows of its state.
+Shapes: `B` images, `C` channels or classes, `H, W` pixels; `A` the runs in the batch, `N` rows of its state.
 Cost: one forward and one backward a step, and one forward at the end of a run when the best iterate is wanted.
 """
 
@@ -53,11 +53,12 @@ def pgd(
         start_BCHW: a point for one extra run, which comes first; it is projected into the ball. All other runs follow as
             without it, so that a start never makes the attack weaker.
         keep_best: return, for each image, the iterate of highest loss over all steps, runs and starts; else the last.
-        stop_when_broken: a misclassified iterate wins over any other; its image leaves the batch at once and a waiting
-            one takes its place.
+        stop_when_broken: a misclassified iterate wins over any other and ends its run and the later ones of its image at
+            once; what waits takes their place. Of several runs that break an image, the first one counts.
         generator: one for the batch, or a sequence with one an image, which makes each image's random numbers
             independent of its neighbours and of the batch size.
-        batch_size: images in the batch at once; all by default. Changes memory and speed, not results.
+        batch_size: images in the batch at once, where few are left several runs of each; as many as there are by default.
+            Changes memory and speed, not results.
 
     Returns:
         Adversarial images `BxCxHxW`, fp32, exactly within eps and [0, 1].
@@ -96,7 +97,7 @@ def pgd(
 
 @dataclass
 class PgdRows(SearchRows):
-    """The state of one image, and the length of its steps."""
+    """The state of each run, and the length of its steps."""
 
     size_N: Tensor
 

@@ -1,8 +1,8 @@
 """An attack in progress on one block, kept every few minutes between two of its steps: a kill costs no more than these.
 
 The file lies beside the block's (`STEP.PROCESS.NUMBER.inside`). Going on, it is believed only for the same attack on the same
-images with the same batch size, which decides who is in the batch; else the attack begins again. Either way the result is
-that of an undisturbed run, to the bit. Shapes: `A` images that still stand.
+images with the same batch size, which decides who is in the batch, from searches that keep the same; else the attack begins
+again. Either way the result is that of an undisturbed run, to the bit. Shapes: `A` images that still stand.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from tima.attacks.counting import GradientStats
 from tima.errors import ResultError
 from tima.evaluation.parts import Block, read_tensors, write_block, write_tensors
 
+STATE = 2  # what searches keep; a state of another kind is not believed
 EVERY = 300.0  # seconds; a state of 250 images at 224 px is about a gigabyte, a few seconds of writing
 
 
@@ -34,7 +35,7 @@ class Inside:
     def __init__(self, path: Path, block: Block, counted: CountedModel, standing_A: Tensor, batch_size: int) -> None:
         self.path, self.block, self.counted = path, block, counted
         chosen = block.position_B[standing_A].tolist()
-        text = f"attack {block.next_attack}, {batch_size} in the batch, images {chosen}"
+        text = f"state {STATE}, attack {block.next_attack}, {batch_size} in the batch, images {chosen}"
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.began = self.last = time.monotonic()
         self.earlier = 0.0
