@@ -32,8 +32,8 @@ def page(records: list[dict[str, Any]]) -> str:
             if found:
                 each = [one for seeds in found.values() for one in seeds]
                 pairs += each
-                worst = max((100 * sum(map(sum, seeds)) / len(seeds) / n for seeds in found.values()), key=abs)
-                met = _word(abs(worst) <= limit + 1e-9, worst)
+                worst, half = max((_difference([(seeds, n)]) for seeds in found.values()), key=lambda found: abs(found[0]))
+                met = _word(limit, worst, half)
                 number = max(map(len, found.values()))
                 verdicts.append(f"| {model} | {attack} | {number} | {worst:+.1f} | {limit} | {met} | {_mean([(each, n)])} |")
         if pairs:
@@ -100,24 +100,34 @@ def _mean(models: list[tuple[list[list[int]], int]]) -> str:
     """
     if not any(any(map(any, pairs)) for pairs, _ in models):
         return "+0.00: no image differs"
-    means, variances = [], []
-    for pairs, n in models:
-        each = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
-        means.append(sum(each) / n)
-        variances.append((sum(value**2 for value in each) / n - means[-1] ** 2) / max(n - 1, 1))
-    mean, half = sum(means) / len(means), Z * sum(variances) ** 0.5 / len(models)
-    low, high = 100 * (mean - half), 100 * (mean + half)
+    mean, half = _difference(models)
+    low, high = mean - half, mean + half
     if high < 0:
         word = "stronger"
     elif low > 0:
         word = "weaker"
     else:
         word = "undecided"
-    return f"{100 * mean:+.2f} ({low:+.2f} to {high:+.2f}): {word}"
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f}): {word}"
 
 
-def _word(met: bool, worst: float) -> str:
-    return "met" if met else "not met: ours is stronger" if worst < 0 else "not met: ours is weaker"
+def _difference(models: list[tuple[list[list[int]], int]]) -> tuple[float, float]:
+    """The mean difference in points, over comparisons and models, and half the width of its 95 % interval."""
+    means, variances = [], []
+    for pairs, n in models:
+        each = [sum(column) / len(pairs) for column in zip(*pairs, strict=True)]
+        means.append(sum(each) / n)
+        variances.append((sum(value**2 for value in each) / n - means[-1] ** 2) / max(n - 1, 1))
+    return 100 * sum(means) / len(means), 100 * Z * sum(variances) ** 0.5 / len(models)
+
+
+def _word(limit: float, worst: float, half: float) -> str:
+    if abs(worst) <= limit + 1e-9:
+        return "met"
+    who = "ours is the stronger" if worst < 0 else "ours is the weaker"
+    return f"{who} by more" + (
+        f", not beyond chance ({worst - half:+.1f} to {worst + half:+.1f})" if abs(worst) - half <= limit else ""
+    )
 
 
 def _eps(record: dict[str, Any]) -> str:

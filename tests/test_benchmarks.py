@@ -79,7 +79,7 @@ def record(library: str, standing: str, seed: int = 0, attack: str = "pgd") -> d
 def test_the_page_says_who_is_stronger() -> None:
     text = _agreement_page.page([record("tima", "1100" * 25), record("foolbox", "1010" * 25), record("art", "0000" * 25)])
     assert "| pgd (4/255, steps 3) | foolbox | 50.0 | +0.0 | 50 | 25 |" in text  # stands here and falls there, 25 each way
-    assert "| m | pgd | 1 | +50.0 | 1.0 | not met: ours is weaker |" in text
+    assert "| m | pgd | 1 | +50.0 | 1.0 | ours is the weaker by more |" in text
     assert (
         "| m | all | | | | | +25.00 (+13.99 to +36.01): weaker |" in text
     )  # 0.5, 1, -0.5, 0 each 25 times: mean 0.25, variance 0.3125
