@@ -295,7 +295,7 @@ def test_every_attack_as_it_comes_passes_the_check_without_an_image() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, attack in ATTACKS.items() if "restarts" in inspect.signature(attack).parameters])
-def test_restarts_run_one_after_the_other_so_more_of_them_need_no_more_memory(name: str) -> None:
+def test_more_restarts_need_no_more_memory(name: str) -> None:
     def peak(restarts: int) -> int:
         sizes: list[int] = []
 
