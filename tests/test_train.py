@@ -340,6 +340,7 @@ def work(rank: int, world_size: int, port: int, settings: TrainRecipe, out: str)
     train(TrainRecipe(**{**uneven, "model": f"{out}/dinov2"}), Path(out) / "unused", progress=False)
 
 
+@pytest.mark.slow  # tests/test_distributed.py has the equality in the ordinary suite
 def test_two_processes_learn_what_one_does(world: dict[str, str], tmp_path: Path) -> None:
     """Without an attack, whose random starts are each process's own: the mean of the halves' gradients is the batch's, also at
     the worst weights. Then a batch that is shared 5 to 4, in four parts: neither process waits for the other for ever. Nor for

@@ -5,6 +5,7 @@ Shapes: `N` images. All intervals are 95 %.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from tima.errors import ResultError
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
+Counts = tuple[tuple[int, int, int], ...]  # of each set: right in a only, right in b only, images
 
 
 def wilson(correct: float, n: float) -> tuple[float, float]:
@@ -117,7 +119,11 @@ def stratified_bootstrap(
     Raises:
         ResultError: no sets, an empty set, or lengths that differ.
     """
-    counts = _discordant(pairs)
+    return _bootstrap(tuple(_discordant(pairs)), seed, resamples)
+
+
+@lru_cache(4096)  # a report asks for the same differences for its page and for each of its tables
+def _bootstrap(counts: Counts, seed: int, resamples: int) -> tuple[float, float, float]:
     rng, drawn_R = np.random.default_rng(seed), np.zeros(resamples)
     for only_a, only_b, n in counts:
         drawn = rng.multinomial(n, [only_a / n, only_b / n, (n - only_a - only_b) / n], size=resamples)
@@ -135,7 +141,11 @@ def stratified_swap_test(pairs: Sequence[tuple[Any, Any]], seed: int = 0, resamp
     Raises:
         ResultError: as `stratified_bootstrap`.
     """
-    counts = _discordant(pairs)
+    return _swap_test(tuple(_discordant(pairs)), seed, resamples)
+
+
+@lru_cache(4096)
+def _swap_test(counts: Counts, seed: int, resamples: int) -> float:
     rng, drawn_R = np.random.default_rng(seed), np.zeros(resamples)
     for only_a, only_b, n in counts:
         drawn_R += (2 * rng.binomial(only_a + only_b, 0.5, size=resamples) - (only_a + only_b)) / n
