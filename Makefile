@@ -27,8 +27,9 @@ site: setup
 agreement: setup
 	@$(BIN)/python benchmarks/agreement.py
 
+# every figure and page of benchmarks/, hours long; `python benchmarks/everything.py --list` says which
 bench: setup
-	@$(BIN)/python benchmarks/attacks.py --model nano
+	@$(BIN)/python benchmarks/everything.py
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -42,7 +42,8 @@ def zero_shot_subject(source: str, data: str, n: int, seed: int = 0) -> Subject:
     images = find_data(data, image_size=model.image_size)
     classifier = ZeroShotClassifier(model, images.class_names, images.templates)
     image_NCHW, label_N = _pixels(images.sample(n, seed))
-    return _right_ones(Path(source).name, classifier, image_NCHW, label_N)
+    *_, folder, name = ("", *Path(source).parts)
+    return _right_ones(name if folder in ("", "runs") else f"{folder}-{name}", classifier, image_NCHW, label_N)
 
 
 def random_vit_b_32(n: int, classes: int = 10, seed: int = 0) -> Subject:

@@ -126,3 +126,27 @@ def test_the_convolutional_network_learns() -> None:
     network = conv_network(2, width=4)
     train_conv(network, image, label, epochs=12, eps=2 / 255, seed=0, batch=16)
     assert float((network(image).argmax(1) == label).float().mean()) > 0.95
+
+
+def test_one_command_runs_every_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    """No script is forgotten, every command is one that the script takes, and a part that fails stops nothing."""
+    import everything
+
+    asked = [c for part in everything.PARTS.values() for c in (*part.commands, *part.pages)]
+    scripts = {p.name for p in Path(everything.__file__).parent.glob("*.py") if not p.name.startswith("_")} - {"everything.py"}
+    assert scripts == {Path(c.split()[0]).name for c in asked if c.startswith("benchmarks/")}
+    for command in asked:
+        script, *words = command.split()
+        if script != "-m":
+            text = (everything.ROOT / script).read_text()
+            assert all(f'"{word}"' in text for word in words if word.startswith("--") and word != "--no-compile"), command
+    broken = everything.Part(("-c 'raise SystemExit(3)'",), (), "nothing")
+    fine = everything.Part((), ("-c 'print(7)'",), "a seven")
+    monkeypatch.setattr(everything, "PARTS", {"broken": broken, "fine": fine})
+    monkeypatch.setattr("sys.argv", ["everything.py", "--only", "broken,fine", "--logs", str(tmp_path)])
+    with pytest.raises(SystemExit, match="failed: broken"):
+        everything.main()
+    assert (tmp_path / "fine.log").read_text() == "7\n"
+    monkeypatch.setattr("sys.argv", ["everything.py", "--only", "broken,fine", "--pages", "--logs", str(tmp_path)])
+    everything.main()
+    assert "fine: a seven" in capsys.readouterr().out
