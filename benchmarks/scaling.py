@@ -54,7 +54,10 @@ def grid() -> dict[str, list[dict[str, Any]]]:
         "evaluation, texts": curve("texts", "classes", CLASSES),
         "evaluation, classes": curve("evaluation", "classes", CLASSES, images=100),
         "evaluation, images": curve("evaluation", "images", (250, 500, 1000, 2000, 4000), classes=10),
-        "processes": [{"x": n, "kind": "processes", "processes": n} for n in (1, 2)],
+        **{
+            f"processes: {method}": [{"x": n, "kind": "processes", "processes": n, "method": method} for n in (1, 2)]
+            for method in ("tima", "tecoa")
+        },
     }
 
 
@@ -75,7 +78,7 @@ def main() -> None:
         for point in points:
             if point["x"] > options.upto:
                 continue
-            outcome = measure_processes(point["processes"]) if point["kind"] == "processes" else measure(point)
+            outcome = measure_processes(point["processes"], point["method"]) if point["kind"] == "processes" else measure(point)
             found.append({"x": point["x"], **outcome})
             print(name, found[-1], flush=True)
         file = name.replace(":", "").replace(",", "").replace(" ", "-")
@@ -96,9 +99,10 @@ def measure(point: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure_processes(count: int) -> dict[str, Any]:
+def measure_processes(count: int, method: str) -> dict[str, Any]:
     """`tima train` in so many processes of one thread each, the same global batch: median seconds of a step."""
     words = [
+        f"method={method}",
         "steps=40",
         "batch_size=64",
         "val_every=40",

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,18 @@ def test_what_a_killed_process_left_half_written_goes(settings: dict[str, Any], 
     train(TrainRecipe(**{**settings, "steps": 1}), out, progress=False, images=make_image_set(120, 8))
     assert {p.name for p in out.iterdir() if p.name.startswith(".")} == {".checkpoint.other"}
     remove_parts(tmp_path / "nothing" / "here")
+
+
+def test_processes_that_a_launcher_started_on_a_cpu_never_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tima.distributed import launched
+
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() == 1 and "ACCELERATE_USE_CPU" not in os.environ
+    monkeypatch.setenv("WORLD_SIZE", "2")  # some schedulers set it for a single process
+    assert launched() == 1
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    assert launched() == 2 and os.environ["ACCELERATE_USE_CPU"] == "true"

@@ -147,6 +147,15 @@ def meet_anew() -> None:
     dist.init_process_group("gloo" if on_cpu else "nccl", store=named, rank=int(given["RANK"]), world_size=size)
 
 
+def launched() -> int:
+    """How many processes a launcher started, as its environment says. On a machine of CPUs alone Accelerate has to be told that
+    this is meant, or each of them would train alone, all into one folder."""
+    size = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    if size > 1 and not torch.cuda.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    return size
+
+
 _team = Team()  # a method's loss is a function of its inputs; that some of them are elsewhere is no business of its signature
 
 

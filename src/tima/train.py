@@ -26,7 +26,7 @@ from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tima.config import TrainRecipe
 from tima.config import validate as validate_config
 from tima.data import ImageSet
-from tima.distributed import Team, meet_anew
+from tima.distributed import Team, launched, meet_anew
 from tima.distributed_sharding import asked_for, check, renewed, shard_weights
 from tima.errors import TrainingError
 from tima.methods import Method, find_method
@@ -68,8 +68,14 @@ def train(
     # some towers have weights that no embedding uses (DINOv2's mask token), and processes would wait for their gradients;
     # buffers are constants, the same everywhere
     wrapped = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    size = launched()
     meet_anew()
     accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=tracker_folder(out), kwargs_handlers=[wrapped])
+    if size != accelerator.num_processes and size > 1:
+        raise TrainingError(
+            f"A launcher started {size} processes, but Accelerate joined {accelerator.num_processes}: each would train alone, "
+            "into one folder. Set ACCELERATE_USE_CPU=true on CPUs, or look at the launcher's options."
+        )
     device, team = accelerator.device, Team.join(accelerator.process_index, accelerator.num_processes)
     refuse_other(out, recipe, team)
     if team.agree((out / "summary.json").is_file()):
