@@ -1,5 +1,6 @@
 """`docs/speed-training.md` out of the measurements of `training.py`, `fast_path_accuracy.py` and `gpu.py`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,7 +10,7 @@ PEERS = ("torchattacks", "foolbox", "art", "plain transformers loop")
 Record = dict[str, Any]
 
 
-def page(records: dict[str, Record], elsewhere: list[dict[str, Record]] = [], accuracy: Record | None = None) -> str:  # noqa: B006
+def page(records: dict[str, Record], elsewhere: Sequence[dict[str, Record]] = (), accuracy: Record | None = None) -> str:
     """Args: what this machine measured, by part; what others did; fp32 training against the fast path."""
     lines = [
         "# Speed of training",

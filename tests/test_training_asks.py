@@ -220,15 +220,17 @@ def test_what_a_killed_process_left_half_written_goes(settings: dict[str, Any], 
 
 
 def test_processes_that_a_launcher_started_on_a_cpu_never_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tima.distributed import launched
+    from tima.distributed import launched, mean_cpus
 
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_USE_CPU"):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for name in ("RANK", "WORLD_SIZE", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
+    mean_cpus()
     assert launched() == 1 and "ACCELERATE_USE_CPU" not in os.environ
     monkeypatch.setenv("WORLD_SIZE", "2")  # some schedulers set it for a single process
     assert launched() == 1
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")  # so that what the call sets is taken back
     monkeypatch.delenv("ACCELERATE_USE_CPU")
+    mean_cpus()
     assert launched() == 2 and os.environ["ACCELERATE_USE_CPU"] == "true"

@@ -148,12 +148,14 @@ def meet_anew() -> None:
 
 
 def launched() -> int:
-    """How many processes a launcher started, as its environment says. On a machine of CPUs alone Accelerate has to be told that
-    this is meant, or each of them would train alone, all into one folder."""
-    size = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    if size > 1 and not torch.cuda.is_available():
+    """How many processes a launcher started, as its environment says."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1  # some schedulers set the size alone
+
+
+def mean_cpus() -> None:
+    """On a machine of CPUs alone Accelerate has to be told that several processes are meant, or each would train alone."""
+    if launched() > 1 and not torch.cuda.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    return size
 
 
 _team = Team()  # a method's loss is a function of its inputs; that some of them are elsewhere is no business of its signature

@@ -26,7 +26,7 @@ from tima.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tima.config import TrainRecipe
 from tima.config import validate as validate_config
 from tima.data import ImageSet
-from tima.distributed import Team, launched, meet_anew
+from tima.distributed import Team, launched, mean_cpus, meet_anew
 from tima.distributed_sharding import asked_for, check, renewed, shard_weights
 from tima.errors import TrainingError
 from tima.methods import Method, find_method
@@ -68,10 +68,10 @@ def train(
     # some towers have weights that no embedding uses (DINOv2's mask token), and processes would wait for their gradients;
     # buffers are constants, the same everywhere
     wrapped = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    size = launched()
+    mean_cpus()
     meet_anew()
     accelerator = Accelerator(log_with=recipe.trackers or None, project_dir=tracker_folder(out), kwargs_handlers=[wrapped])
-    if size != accelerator.num_processes and size > 1:
+    if (size := launched()) > 1 and size != accelerator.num_processes:
         raise TrainingError(
             f"A launcher started {size} processes, but Accelerate joined {accelerator.num_processes}: each would train alone, "
             "into one folder. Set ACCELERATE_USE_CPU=true on CPUs, or look at the launcher's options."

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from tima.distributed import launched
 from tima.errors import TimaError
 
 WAIT = timedelta(days=30)  # the fastest process waits for the slowest, which may be attacking for days
@@ -36,7 +37,7 @@ class Shards:
         if not dist.is_available():
             return cls()
         if not dist.is_initialized():
-            if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+            if launched() < 2:
                 return cls()
             dist.init_process_group("gloo", timeout=WAIT)
         if dist.get_world_size() < 2:
