@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, png
 from file_server import serve
-from processes import free_port
+from spawned import free_port
 from torch import Tensor
 
 from tima.config import TrainRecipe

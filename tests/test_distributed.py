@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_image_set, write_image_folder, write_world
-from processes import free_port, leaves
+from spawned import free_port, leaves
 from training_together import difference, join, recipe, together, trained
 
 from tima.distributed import Team

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import build_tiny_clip, make_image_set, write_image_folder
-from processes import free_port
+from spawned import free_port
 from training_together import difference, recipe, trained
 
 from tima.config import dump

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import write_world
-from processes import free_port, leaves
 from safetensors.torch import load_file
+from spawned import free_port, leaves
 from training_together import difference, join, recipe, together, trained
 from versions import spreads_weights
 

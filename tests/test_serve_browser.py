@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import free_port
+from spawned import free_port
 
 pytest.importorskip("fastapi", reason="the extra tima[serve] is not installed")
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)

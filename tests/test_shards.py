@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 from evaluating import agreeing_set, counts, protocol_for, same_arrays
-from processes import free_port, leaves
+from spawned import free_port, leaves
 
 from tima.errors import DataError
 from tima.evaluate import evaluate

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_clip, make_image_set, png, write_image_folder
-from processes import leaves
+from spawned import leaves
 
 from tima._files import sha256_file
 from tima.config import TrainRecipe, train_recipe
@@ -346,8 +346,8 @@ def test_two_processes_learn_what_one_does(world: dict[str, str], tmp_path: Path
     the worst weights. Then a batch that is shared 5 to 4, in four parts: neither process waits for the other for ever. Nor for
     the gradient of DINOv2's mask token, which no embedding uses."""
     import transformers as hf
-    from processes import free_port
     from safetensors.torch import load_file
+    from spawned import free_port
 
     from tima.models.hugging_face import CLIP_MEAN, CLIP_STD, HuggingFaceEncoder
 

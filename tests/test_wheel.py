@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import png
-from processes import free_port
+from spawned import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from processes import free_port, leaves
 from safetensors.torch import load_file
+from spawned import free_port, leaves
 
 from tima.config import TrainRecipe
 from tima.train import train
