@@ -22,7 +22,7 @@ from tima.report.gallery import galleries
 from tima.report.paired import paired
 from tima.report.runs import read_runs
 from tima.report.svg import slot
-from tima.report.words import summary_sentences
+from tima.report.words import chance_sentence, summary_sentences
 from tima.results import AttackRecord, Clean, Metrics, Quarantined, Result, Robust, result_path
 from tima.stats import macro_average, wilson
 
@@ -233,6 +233,19 @@ def test_the_sentence_says_what_the_paired_table_says(tmp_path: Path) -> None:
         assert found[-1] in markdown_table(folders)
     assert "On the same images, the difference between TIMA and TeCoA may be chance." in found[0]
     assert "chance" not in found[1] and "overlap" not in found[1]
+
+
+def test_what_one_answer_to_everything_gets_is_said(tmp_path: Path) -> None:
+    """Four classes: 25 %. Of 200 images 60 have an interval from 24.1 %, 64 one from 25.9 %."""
+    scores = {"a": [0.5, 0.4, 0.32, 0.30, 0.1], "b": [0.6, 0.5, 0.4, 0.35, 0.32], "c": [0.3, 0.2, 0.1, 0.0, 0.0]}
+    folders = [write_run(tmp_path / name, None, {"cifar10": shares}) for name, shares in scores.items()]
+    (comparison,) = compare(read_runs(folders))
+    said = chance_sentence(comparison)
+    assert said.startswith("On cifar10, giving one and the same answer to every image is right for 25.0 %, attacked or not; ")
+    assert said.endswith("not shown to be above that: original (a) from 4/255 on and original (c) even without an attack.")
+    assert said in markdown_table(folders)
+    above = [write_run(tmp_path / "d", None, {"cifar10": [0.6, 0.5, 0.4, 0.35, 0.32]})]
+    assert chance_sentence(compare(read_runs(above))[0]).endswith("attacked or not; every number is above that.")
 
 
 def test_a_tie_has_no_winner_and_no_difference(tmp_path: Path) -> None:

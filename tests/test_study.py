@@ -185,6 +185,17 @@ def test_the_best_of_the_rest_joins_the_headline_by_validation(tmp_path: Path) -
     assert seeds == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("rule", "best"), [("mean", "tecoa"), ("robust", "fare"), (True, "tecoa")])
+def test_the_best_of_the_rest_is_the_most_robust_one_where_that_is_asked(tmp_path: Path, rule: str | bool, best: str) -> None:
+    rows = {name: {"method": name, "search": "none"} for name in ("tecoa", "tima", "fare")}
+    values = study_values(tmp_path, rows=rows, headline={"rows": ["tima"], "best_of_rest": rule}, seeds=[0], search=None)
+    study = load_study(write_study(tmp_path / "study.yaml", values))
+    state = State(tmp_path)
+    for name, value in (("tecoa", (0.9, 0.0)), ("fare", (0.3, 0.2))):
+        fake_trial(state, finals(study, name, {}, [0])[0].key, value, value)
+    assert headline_rows(study, state) == ["tima", best]
+
+
 # running -------------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,16 @@ from tima.report.comparison import Cell, Comparison
 from tima.report.differences import difference_markdown
 from tima.report.paired import paired
 from tima.report.runs import Run, read_runs
-from tima.report.words import MARK, closing_sentences, health_sentence, interval, percent, summary_sentences, warnings_of
+from tima.report.words import (
+    MARK,
+    chance_sentence,
+    closing_sentences,
+    health_sentence,
+    interval,
+    percent,
+    summary_sentences,
+    warnings_of,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,8 +50,8 @@ def terminal(comparisons: list[Comparison], runs: list[Run]) -> "Table":
             table.add_row(Text(f"{run.name}: no results in {run.folder}"))
         return table
     columns = list(dict.fromkeys(column for comparison in comparisons for column in comparison.columns))
-    health = [sentence for comparison in comparisons if (sentence := health_sentence(comparison))]
-    table.caption = "\n".join([NOTE, *health, *warnings_of(comparisons, runs)])
+    said = (sentence(comparison) for comparison in comparisons for sentence in (chance_sentence, health_sentence))
+    table.caption = "\n".join([NOTE, *filter(None, said), *warnings_of(comparisons, runs)])
     # in a narrow terminal a number may go under its interval's line; a name of one letter says nothing
     table.add_column("data", min_width=9)
     table.add_column(comparisons[0].rows, min_width=8, overflow="fold")

@@ -75,8 +75,36 @@ def summary_sentences(comparison: Comparison, found: "Paired | None" = None) -> 
 
 def closing_sentences(comparison: Comparison) -> list[str]:
     """What the numbers cost and whether their attack can be believed; empty where the results do not say."""
-    said = (cost_sentence(comparison), health_sentence(comparison), eight_bit_sentence(comparison))
+    said = (chance_sentence(comparison), cost_sentence(comparison), health_sentence(comparison), eight_bit_sentence(comparison))
     return [sentence for sentence in said if sentence]
+
+
+def chance_sentence(comparison: Comparison) -> str:
+    """What one answer to everything gets, which no attack can change, and from which eps on a run is not shown to be better."""
+    if not comparison.blocks or comparison.rows != "model" or (chance := comparison.best_block().chance) is None:
+        return ""
+    block = comparison.best_block()
+    said = f"{_where(block)}, giving one and the same answer to every image is right for {percent(chance)} %, attacked or not"
+    low = [
+        f"{run.name} {start}"
+        for run, row in zip(comparison.runs, block.cells, strict=True)
+        if (start := _from(comparison.columns, [cell.value is not None and cell.low > chance for cell in row]))
+    ]
+    return f"{said}; not shown to be above that: {listing(low)}." if low else f"{said}; every number is above that."
+
+
+def _from(columns: list[str], above: list[bool]) -> str:
+    """From which column on none is above; empty if the last one is."""
+    first = len(above) - next((i for i, yes in enumerate(reversed(above)) if yes), len(above))
+    if first == len(above):
+        return ""
+    return (
+        "even without an attack"
+        if first == 0
+        else f"from {columns[first]} on"
+        if first < len(above) - 1
+        else f"at {columns[first]}"
+    )
 
 
 def cost_sentence(comparison: Comparison) -> str:

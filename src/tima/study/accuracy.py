@@ -114,6 +114,12 @@ def accuracy_sections(view: View, reference: str, key: str) -> list[Section]:
 def _said(view: View, averages: list[Test]) -> list[str]:
     """Who is best where, and whether that is more than chance."""
     said = []
+    chance = view.chance(view.zero_shot)
+    if chance is not None:
+        said.append(
+            f"Giving one and the same answer to every image is right for {percent(chance)} % of this average, attacked or not: "
+            "a method can gain robust accuracy by answering with fewer classes, and a number near this one shows no more."
+        )
     for column in view.columns:
         ranked = sorted(
             ((number, line) for line in view.lines if (number := view.average(line, column)) is not None),
@@ -139,6 +145,8 @@ def _said(view: View, averages: list[Test]) -> list[str]:
                 f"{'significant' if test.significant else 'not significant'} (p {_p(test.p_holm)})"
             )
         said.append(sentence + ".")
+        if chance is not None and number.low <= chance:
+            said[-1] += " That is not shown to be more than what one answer to everything gets."
         if column != CLEAN and (found := points(view, column)):
             said[-1] += f" On the front of clean and robust accuracy: {listing([p.name for p in front(found)])}."
     if averages:
@@ -154,6 +162,8 @@ def _table(view: View, where: str) -> Table:
         if where == AVERAGE or any(found):
             seeds = max((len(number.by_seed) for number in found if number is not None), default=0)
             rows.append([line.name, str(seeds), *(_cell(n, view, line, where) for n in found)])
+    if rows and (chance := view.chance(view.zero_shot if where == AVERAGE else [where])) is not None:
+        rows.append(["one answer to everything", "", *([percent(chance)] * len(view.columns))])
     if where == AVERAGE:
         rows += [[name, "", why, *([""] * (len(view.columns) - 1))] for name, why in view.absent]
     example = next((n for line in view.lines if (n := _number(view, line, where, CLEAN)) is not None), None)

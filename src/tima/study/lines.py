@@ -107,6 +107,13 @@ class View:
         by_seed = np.mean([f.mean(1) for f in sets], axis=0)
         return Number(value, low, high, tuple(map(float, by_seed)), sum(f.shape[1] for f in sets))
 
+    def chance(self, sets: Sequence[str]) -> float | None:
+        """Mean over `sets` of 1 / classes: what one answer to every image gets, which no attack can change."""
+        classes = {
+            r.data: r.classes for line in self.lines for run in line.runs for r in run.results if r.protocol == self.sha256
+        }
+        return sum(1 / classes[name] for name in sets) / len(sets) if sets else None
+
     def pairs(
         self, first: Line, second: Line, columns: Sequence[str], sets: Sequence[str]
     ) -> list[tuple[np.ndarray, np.ndarray]] | None:

@@ -65,8 +65,10 @@ class Headline(_Part):
 
     rows: list[str] = Field(default=[], description="names of rows")
     seeds: list[int] = Field(default=[], description="instead of the study's")
-    best_of_rest: bool = Field(
-        default=False, description="also the one of the other rows whose first run has the best validation (by search.rule)"
+    best_of_rest: bool | Literal["mean", "robust"] = Field(
+        default=False,
+        description="also the one of the other rows whose first run has the best validation: by `mean` or `robust` as in "
+        "search.rule; true takes search.rule itself. `mean` can choose a method that withstands nothing but is good without attack",
     )
 
 

@@ -190,7 +190,8 @@ def headline_rows(study: Study, state: State) -> list[str]:
     if not study.headline.best_of_rest:
         return rows
     best: tuple[float, str] | None = None
-    rule = study.search.rule if study.search is not None else "mean"
+    asked = study.headline.best_of_rest
+    rule = asked if isinstance(asked, str) else study.search.rule if study.search is not None else "mean"
     for name in (n for n in study.rows if n not in rows):
         first = ready_finals(study, name, state, first_seeds(study, name)[:1])
         if first is None or any(state.summary(t.key) is None and state.failure(t.key, "train") is None for t in first):
