@@ -98,13 +98,9 @@ def _from(columns: list[str], above: list[bool]) -> str:
     first = len(above) - next((i for i, yes in enumerate(reversed(above)) if yes), len(above))
     if first == len(above):
         return ""
-    return (
-        "even without an attack"
-        if first == 0
-        else f"from {columns[first]} on"
-        if first < len(above) - 1
-        else f"at {columns[first]}"
-    )
+    if first == 0:
+        return "even without an attack"
+    return f"from {columns[first]} on" if first < len(above) - 1 else f"at {columns[first]}"
 
 
 def cost_sentence(comparison: Comparison) -> str:

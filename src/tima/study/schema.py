@@ -68,7 +68,7 @@ class Headline(_Part):
     best_of_rest: bool | Literal["mean", "robust"] = Field(
         default=False,
         description="also the one of the other rows whose first run has the best validation: by `mean` or `robust` as in "
-        "search.rule; true takes search.rule itself. `mean` can choose a method that withstands nothing but is good without attack",
+        "search.rule; true takes search.rule itself. `mean` can choose what withstands nothing but is good without attack",
     )
 
 
