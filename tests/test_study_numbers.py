@@ -141,6 +141,35 @@ def kept_run(row: str, seed: int, right: dict[str, list[int]]) -> KeptRun:
     return KeptRun(row=row, key=row, eps="4/255", data="toy", seed=seed, state="finished", recipe={}, results=results)
 
 
+def test_the_share_of_the_commonest_answer_and_what_one_answer_gets() -> None:
+    """Two sets of two classes: one answer to everything gets half of each. Shares are averaged over seeds, then over sets."""
+    runs = [kept_run("x", seed, {"a": [1, 1, 1, 0], "b": [1, 0, 1, 0]}) for seed in (0, 1)]
+    shares = iter([0.5, 0.75, 1.0, 0.25])
+    counted = [
+        run.model_copy(update={"results": [r.model_copy(update={"commonest": next(shares)}) for r in run.results]})
+        for run in runs
+    ]
+    view = View(
+        {"name": "p", "version": 1},
+        "p",
+        [Line("x", "x", counted), Line("y", "y", runs)],
+        ["a", "b"],
+        ["a", "b"],
+        [],
+        [],
+        ["clean"],
+    )
+    assert view.commonest(view.lines[0], ["a", "b"]) == pytest.approx(((0.5 + 1.0) / 2 + (0.75 + 0.25) / 2) / 2)
+    assert view.commonest(view.lines[1], ["a", "b"]) is None  # kept before it was counted
+    assert view.chance(["a", "b"]) == 0.5
+    section = accuracy_sections(view, "y", "k")[0]
+    assert section.tables[0].columns[-1] == "commonest answer"
+    assert [row[-1] for row in section.tables[0].rows] == ["62.5", "", "100.0"]
+    assert section.tables[0].rows[-1] == ["one answer to everything", "", "50.0", "100.0"]
+    assert "right for 50.0 % of this average" in " ".join(section.text)
+    assert "not shown to be more than what one answer" in " ".join(section.text)  # 62.5 % of 8 images
+
+
 def test_an_average_needs_the_same_seeds_on_every_set() -> None:
     """Seed 1 failed on `a`, seed 0 on `b`: one result a set, but of two different models; nothing may be averaged or tested."""
     good, bad = [1, 1, 1, 0], [0, 0, 0, 1]

@@ -20,6 +20,10 @@ NOTE = (
     "for a set), then ± the standard deviation over training seeds where there are several. A line's seeds are averaged; they "
     "make the images no more, so the interval is that of one run."
 )
+COMMONEST = (
+    " Commonest answer: the share of a set's images that get the answer given most often, without an attack; a method that is "
+    "robust because it answers with few classes has a large one."
+)
 TESTS = (
     "Accuracy minus that of {reference}, in percentage points, on the very same images, with a 95 % paired bootstrap interval "
     "(images resampled within each set). p: random swaps of the two methods' outcomes on each image, all seeds of an image "
@@ -157,20 +161,25 @@ def _said(view: View, averages: list[Test]) -> list[str]:
 
 def _table(view: View, where: str) -> Table:
     rows = []
+    sets = view.zero_shot if where == AVERAGE else [where]
+    commonest = {line.name: view.commonest(line, sets) for line in view.lines}
+    counted = any(share is not None for share in commonest.values())
     for line in view.lines:
         found = [_number(view, line, where, column) for column in view.columns]
         if where == AVERAGE or any(found):
             seeds = max((len(number.by_seed) for number in found if number is not None), default=0)
-            rows.append([line.name, str(seeds), *(_cell(n, view, line, where) for n in found)])
-    if rows and (chance := view.chance(view.zero_shot if where == AVERAGE else [where])) is not None:
-        rows.append(["one answer to everything", "", *([percent(chance)] * len(view.columns))])
+            share = commonest[line.name]
+            shown = [] if not counted else ["" if share is None else percent(share)]
+            rows.append([line.name, str(seeds), *(_cell(n, view, line, where) for n in found), *shown])
+    if rows and (chance := view.chance(sets)) is not None:
+        rows.append(["one answer to everything", "", *([percent(chance)] * len(view.columns)), *(["100.0"] * counted)])
     if where == AVERAGE:
-        rows += [[name, "", why, *([""] * (len(view.columns) - 1))] for name, why in view.absent]
+        rows += [[name, "", why, *([""] * (len(view.columns) - 1 + counted))] for name, why in view.absent]
     example = next((n for line in view.lines if (n := _number(view, line, where, CLEAN)) is not None), None)
     images = f"{example.n:,} images" if example is not None else "no images"
-    columns = ["method", "seeds", *view.columns]
+    columns = ["method", "seeds", *view.columns, *(["commonest answer"] * counted)]
     if where == AVERAGE:
-        note = f"{images} of {len(view.zero_shot)} sets: {', '.join(view.zero_shot)}. {NOTE}"
+        note = f"{images} of {len(view.zero_shot)} sets: {', '.join(view.zero_shot)}. {NOTE}{COMMONEST if counted else ''}"
         return Table("Zero-shot average", columns, rows, note)
     domain = "" if where in view.zero_shot else ", training domain"
     return Table(f"{where}{domain}", columns, rows, f"{images}.")

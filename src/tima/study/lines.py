@@ -107,6 +107,14 @@ class View:
         by_seed = np.mean([f.mean(1) for f in sets], axis=0)
         return Number(value, low, high, tuple(map(float, by_seed)), sum(f.shape[1] for f in sets))
 
+    def commonest(self, line: Line, sets: Sequence[str]) -> float | None:
+        """Mean over `sets` and seeds of the share of images that get the answer given most often, without an attack."""
+        shares = [[result.commonest for result in line.results(name, self.sha256)] for name in sets]
+        known = [[share for share in of_set if share is not None] for of_set in shares]
+        if not all(shares) or known != shares:
+            return None  # a set not judged, or a file kept before shares were counted
+        return float(np.mean([np.mean(of_set) for of_set in known]))
+
     def chance(self, sets: Sequence[str]) -> float | None:
         """Mean over `sets` of 1 / classes: what one answer to every image gets, which no attack can change."""
         classes = {

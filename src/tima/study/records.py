@@ -32,7 +32,8 @@ class KeptResult(_Record):
 
     `images_sha256`: of index and label of every image, class names and prompts; equal hashes can be compared in pairs.
     `offsets`: column -> (mean, standard deviation, images) of the fall of the margin from the smallest eps to that one, over
-    the images that withstand both. `margin_similarity`: column -> correlation, see `tima.results`.
+    the images that withstand both. `margin_similarity`: column -> correlation, see `tima.results`. `commonest`: share of the
+    images that get the answer given most often, without an attack; None in files kept before it was counted.
     """
 
     data: str
@@ -51,6 +52,7 @@ class KeptResult(_Record):
     median_margin: dict[str, float] = {}
     offsets: dict[str, tuple[float, float, int]] = {}
     suspicious: dict[str, str] = {}
+    commonest: float | None = None
     forwards: int
     backwards: int
     wall_time_s: float

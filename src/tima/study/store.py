@@ -134,6 +134,7 @@ def _result(path: Path, protocol: Protocol, state: State) -> KeptResult:
             for row in record.robust
             if row.health is not None and row.health.verdict == "suspicious"
         },
+        commonest=float(tensors["clean_prediction_N"].bincount().max()) / record.n,
         **_cost(record),
     )
 
