@@ -59,6 +59,7 @@ def how(runs: list[Path]) -> str:
         said = [f"{image.steps:,} steps of the contrastive and distillation loss on pictures, batch {image.batch_size}"]
         said += [f"{image.optimizer} at learning rate {image.lr:g}", f"{recipe.keep_patches:.0%} of the patches"]
         said += [f"all of them in the last {recipe.whole_share:.0%}", *some]
+        said += [f"the teacher at {recipe.teacher_image_size} px"] if recipe.teacher_image_size else []
         said += ["captions that may say what a class is a kind of"] if recipe.broader else []
         said += [f"kept: the running mean of the weights (decay {image.ema})"] if image.ema else []
         begins = f"{text.steps:,} steps of text distillation; " if recipe.start is None else "the text tower as it is; "
@@ -69,6 +70,16 @@ def how(runs: list[Path]) -> str:
         "Recipes and logs: `recipe.yaml` and `metrics.jsonl` of the last run, `run-1-recipe.yaml` and so on of those before."
     )
     return "\n".join(parts)
+
+
+def all_corpora(runs: list[Path]) -> dict[str, int]:
+    """The pictures of each source that any of the runs saw: a run may take part of what one before it took."""
+    most: dict[str, int] = {}
+    for run in runs:
+        recipe = PretrainRecipe(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+        for name, n in gather_pairs(recipe).corpora.items():
+            most[name] = max(n, most.get(name, 0))
+    return most
 
 
 def weights(run: Path) -> Path:
@@ -164,7 +175,7 @@ def main() -> None:
     if args.dry_run:
         return
     recipe = yaml.safe_load((args.run / "recipe.yaml").read_text(encoding="utf-8"))
-    corpora = gather_pairs(PretrainRecipe(**recipe)).corpora
+    corpora = all_corpora([*args.before, args.run])
     text = card(args.run, rows, corpora, model, args.before)
     with atomic_folder(nano_folder()) as folder:  # whoever loads nano meanwhile has the old one or the new one
         shutil.copytree(args.run / "model", folder, dirs_exist_ok=True)
