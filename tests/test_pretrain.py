@@ -223,7 +223,7 @@ def test_augmentation_is_keyed_and_stays_in_range() -> None:
     assert first.min() >= 0 and first.max() <= 1 and first.shape == pixels.shape
 
 
-@pytest.mark.parametrize("name", ["nano", "nano-third", "nano-second", "nano-first"])
+@pytest.mark.parametrize("name", ["nano", "nano-fourth", "nano-second", "nano-first"])
 def test_the_shipped_recipes_are_valid(name: str) -> None:
     from tima.config import load_yaml, validate
 

@@ -1,6 +1,6 @@
 """Put a finished `tima pretrain` run into the package as `nano`, with a model card whose figures are measured here.
 
-    python tools/install_nano.py runs/nano --before runs/nano-first runs/nano-second runs/nano-third --data cifar10,groceries
+    python tools/install_nano.py runs/nano --before runs/nano-first runs/nano-second --data cifar10,groceries
 
 `--before` are the runs that this one grew from, oldest first; their recipes and logs go into the package as well, and a
 `note.txt` of a run, where it departed from its recipe, into the card. Sets outside the package
