@@ -53,7 +53,7 @@ def how(runs: list[Path]) -> str:
     """The paragraphs on the training, a run each, oldest first."""
     parts = [f"How, in {len(runs)} run{'s' if len(runs) > 1 else ''}, each image tower from where the one before ended."]
     for number, run in enumerate(runs, 1):
-        recipe = PretrainRecipe(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+        recipe = read_recipe(run)
         image, text = recipe.image, recipe.text
         some = [f"{s.data.split(':')[0]}: {s.per_class} pictures a class" for s in recipe.images if s.per_class]
         said = [f"{image.steps:,} steps of the contrastive and distillation loss on pictures, batch {image.batch_size}"]
@@ -72,12 +72,16 @@ def how(runs: list[Path]) -> str:
     return "\n".join(parts)
 
 
+def read_recipe(run: Path) -> PretrainRecipe:
+    """The settings that a run kept."""
+    return PretrainRecipe(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+
+
 def all_corpora(runs: list[Path]) -> dict[str, int]:
     """The pictures of each source that any of the runs saw: a run may take part of what one before it took."""
     most: dict[str, int] = {}
     for run in runs:
-        recipe = PretrainRecipe(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-        for name, n in gather_pairs(recipe).corpora.items():
+        for name, n in gather_pairs(read_recipe(run)).corpora.items():
             most[name] = max(n, most.get(name, 0))
     return most
 

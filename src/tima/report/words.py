@@ -81,9 +81,11 @@ def closing_sentences(comparison: Comparison) -> list[str]:
 
 def chance_sentence(comparison: Comparison) -> str:
     """What one answer to everything gets, which no attack can change, and from which eps on a run is not shown to be better."""
-    if not comparison.blocks or comparison.rows != "model" or (chance := comparison.best_block().chance) is None:
+    if not comparison.blocks or comparison.rows != "model":  # protocols are not ranked, so none is beaten by chance
         return ""
     block = comparison.best_block()
+    if (chance := block.chance) is None:
+        return ""
     said = f"{_where(block)}, giving one and the same answer to every image is right for {percent(chance)} %, attacked or not"
     low = [
         f"{run.name} {start}"

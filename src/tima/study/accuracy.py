@@ -162,13 +162,12 @@ def _said(view: View, averages: list[Test]) -> list[str]:
 def _table(view: View, where: str) -> Table:
     rows = []
     sets = view.zero_shot if where == AVERAGE else [where]
-    commonest = {line.name: view.commonest(line, sets) for line in view.lines}
-    counted = any(share is not None for share in commonest.values())
-    for line in view.lines:
+    shares = [view.commonest(line, sets) for line in view.lines]
+    counted = any(share is not None for share in shares)
+    for line, share in zip(view.lines, shares, strict=True):
         found = [_number(view, line, where, column) for column in view.columns]
         if where == AVERAGE or any(found):
             seeds = max((len(number.by_seed) for number in found if number is not None), default=0)
-            share = commonest[line.name]
             shown = [] if not counted else ["" if share is None else percent(share)]
             rows.append([line.name, str(seeds), *(_cell(n, view, line, where) for n in found), *shown])
     if rows and (chance := view.chance(sets)) is not None:
