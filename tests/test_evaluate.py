@@ -212,11 +212,13 @@ def test_every_model_gets_the_same_gallery(tokenizer: Any, tmp_path: Path) -> No
     assert not torch.equal(drawn[0]["clean_prediction_N"], drawn[1]["clean_prediction_N"])  # they do differ
 
 
-def test_bf16_attacks_are_judged_in_fp32(tiny_clip: HuggingFaceEncoder, tmp_path: Path) -> None:
+def test_bf16_attacks_are_judged_in_fp32(tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tima.evaluation.subject.has_bf16", lambda device: True)
     data = agreeing_set(tiny_clip)
     half = evaluate(tiny_clip, data, protocol_for(), precision="bf16", progress=False)
     full = evaluate(tiny_clip, data, protocol_for(), precision="fp32", progress=False)
     assert half.protocol["precision"] == "bf16"
+    assert half.fallbacks == []
     assert half.clean == full.clean  # to the last digit: the judge is the same
     assert abs(counts(half)[2] - counts(full)[2]) <= 3
 
@@ -241,6 +243,7 @@ def test_what_attacks_call_is_the_fast_model_and_what_judges_is_not(
         return Broken(classifier)
 
     monkeypatch.setattr("tima.models.fast.attack_model", attack_model)
+    monkeypatch.setattr("tima.evaluation.subject.has_bf16", lambda device: True)
     data, protocol = agreeing_set(tiny_clip), protocol_for(eps="1/10200")
     for words in ({"precision": "bf16"}, {"compile": True}):
         result = evaluate(tiny_clip, data, protocol, progress=False, **words)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def test_a_compiled_run_is_the_uncompiled_one_and_resumes(
         model=str(tmp_path / "model"), method="tima", steps=4, batch_size=8, save_every=2, val_every=4
     )
     values |= dict(val_samples=8, val_attack_steps=1, augment="flip", cache_teacher=4, max_classes=4, held_out_classes=0.25)
-    values |= dict(gradient_checkpointing=checkpointing, optimizer="sgd", lr=0.01, warmup=0.0)
+    values |= dict(precision="bf16", gradient_checkpointing=checkpointing, optimizer="sgd", lr=0.01, warmup=0.0)
     images = make_image_set(120, 8)
     plain = train(TrainRecipe(**values), tmp_path / "plain", progress=False, images=images)
     compiled = TrainRecipe(**values, compile=True)

@@ -145,7 +145,7 @@ def test_training_goes_on_without_a_compiler(tiny_clip: HuggingFaceEncoder, monk
         return run
 
     monkeypatch.setattr(torch, "compile", broken)
-    notes = quicken(tiny_clip, None, TrainRecipe(compile=True), CPU)
+    notes = quicken(tiny_clip, None, TrainRecipe(compile=True, precision="bf16"), CPU)
     pixels = torch.rand(2, 3, 16, 16)
     compiled = tiny_clip.encode_image(pixels)
     assert notes == ["not compiled: no compiler found"]

@@ -136,8 +136,10 @@ class TrainRecipe(_Strict):
     val_samples: int = Field(default=400, ge=1, description="images of each of the two validation sets, seeded")
     val_attack_steps: int = Field(default=10, ge=1)
     save_every: int = Field(default=50, ge=1, description="steps between checkpoints")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="bf16", description="bf16: autocast over fp32 weights; losses are always fp32"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="bf16: autocast over fp32 weights; losses are always fp32. auto: bf16 where the device has arithmetic for "
+        "it, else fp32, which is then the faster; the run stores which",
     )
     compile: bool = Field(
         default=False,

@@ -36,7 +36,7 @@ from tima.objective import Objective
 from tima.schedule import eps_at, lr_factor
 from tima.split import Split, split_data
 from tima.train_batch import stream
-from tima.train_files import claim, fingerprint, refuse_other, save_model, summary
+from tima.train_files import claim, fingerprint, refuse_other, save_model, settled, summary
 from tima.train_log import TrainLog
 from tima.train_prefetch import prefetched
 from tima.train_speed import left_undone, optimizer_words, quicken
@@ -77,6 +77,7 @@ def train(
             "into one folder. Set ACCELERATE_USE_CPU=true on CPUs, or look at the launcher's options."
         )
     device, team = accelerator.device, Team.join(accelerator.process_index, accelerator.num_processes)
+    recipe = settled(recipe, out, device, team)
     refuse_other(out, recipe, team)
     if team.agree((out / "summary.json").is_file()):
         return out / "model"

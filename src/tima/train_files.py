@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tima._files import atomic_folder, write_text
+from tima._precision import settle
 from tima.checkpoint import Progress
 from tima.config import TrainRecipe, dump, train_recipe
 from tima.distributed import Team
@@ -36,6 +39,18 @@ def save_model(student: DualEncoder, folder: Path, team: Team | None = None, sou
 
 def fingerprint(recipe: TrainRecipe) -> str:
     return hashlib.sha256(dump(recipe).encode()).hexdigest()
+
+
+def settled(recipe: TrainRecipe, out: Path, device: torch.device, team: Team) -> TrainRecipe:
+    """The recipe with `precision: auto` decided: as a run in `out` has it, else by what all processes' devices compute in."""
+    if recipe.precision != "auto":
+        return recipe
+    try:
+        begun = train_recipe(out / "recipe.yaml").precision if (out / "recipe.yaml").is_file() else "auto"
+    except RecipeError:  # `refuse_other` says what is wrong with the folder
+        begun = "auto"
+    found = team.everyone(settle(begun, device))
+    return recipe.model_copy(update={"precision": "bf16" if set(found) == {"bf16"} else "fp32"})
 
 
 def claim(out: Path, recipe: TrainRecipe, team: Team) -> None:

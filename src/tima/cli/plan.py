@@ -27,7 +27,7 @@ def plan(
     batch_size: Annotated[int, typer.Option(help="Images an optimiser step, over all devices.")] = 128,
     classes: Annotated[int, typer.Option(help="Length of the class list.")] = 1000,
     max_classes: Annotated[int | None, typer.Option(help="Class texts a step encodes at most.")] = None,
-    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    precision: Annotated[str, typer.Option(help="bf16, fp32, or auto: as training takes it.")] = "auto",
     gpus: Annotated[str | None, typer.Option(help="Number and device: 8xH100.")] = None,
     price: Annotated[float | None, typer.Option(help="Of one device for one hour.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="A record of tima bench, for its machine.")] = None,

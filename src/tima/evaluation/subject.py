@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tima._precision import has_bf16
 from tima.errors import ModelError, RecipeError
 from tima.models import DualEncoder, ZeroShotClassifier
 
 LogitsFn = Callable[[Tensor], Tensor]
+NO_BF16 = "attacked in fp32: this device has no bf16 arithmetic, and imitates it several times slower"
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Subject:
         autocast: attacks run under bf16 autocast, for want of a faster way.
         text_CD: class embeddings, where there are any.
         logit_scale: the temperature's inverse, where there is one.
-        notes: what the fast way of attacking could not do as asked.
+        notes: what attacking could not do as asked.
     """
 
     name: str
@@ -70,15 +72,21 @@ def zero_shot_subject(
 
 def plain_subject(logits_fn: LogitsFn, name: str, device: torch.device, precision: str) -> Subject:
     """Any classifier. A module's bf16 is autocast, since nobody knows its layers."""
+    if precision == "bf16" and not has_bf16(device):
+        return Subject(name, logits_fn, logits_fn, device, notes=[NO_BF16])
     return Subject(name, logits_fn, logits_fn, device, autocast=precision == "bf16")
 
 
 def _attacked(classifier: ZeroShotClassifier, precision: str, compile: bool) -> Any:
-    """What attacks call."""
+    """What attacks call. `bf16` lets them run so, for speed, and is taken where it has that."""
     if precision == "fp32" and not compile:
         return classifier
     from tima.models.fast import attack_model
 
+    if precision == "bf16" and not has_bf16(classifier.text_CD.device):
+        attacked = attack_model(classifier, "fp32", compile)
+        attacked.notes.append(NO_BF16)
+        return attacked
     return attack_model(classifier, precision, compile)
 
 

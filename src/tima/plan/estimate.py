@@ -45,7 +45,7 @@ class PlanRequest:
     classes: int = 1000
     max_classes: int | None = None
     text_tokens: int = 12
-    precision: str = "bf16"
+    precision: str = "auto"
     gpus: str | None = None
     price: float | None = None
     calibration: Mapping[str, Any] | None = None
@@ -59,6 +59,7 @@ def plan(request: PlanRequest) -> dict[str, Any]:
         ModelError: an unknown geometry.
     """
     check(request)
+    request = replace(request, precision=_settled(request))
     shape = shape_named(request.model, request.text_tokens)
     count, device = find_device(request.gpus) if request.gpus else (1, None)
     facts = passes_of(request.method, request.attack_steps)
@@ -92,6 +93,17 @@ def plan(request: PlanRequest) -> dict[str, Any]:
         found["cost"] = {name: value * count * request.price for name, value in hours.items()}
     found["warnings"] = warnings(found, device)
     return found
+
+
+def _settled(request: PlanRequest) -> str:
+    """`auto` as training takes it: all GPUs known here compute in bf16; of a machine that was measured, the faster."""
+    if request.precision != "auto":
+        return request.precision
+    if request.gpus or request.calibration is None:
+        return "bf16"
+    peaks = request.calibration.get("peak_gflops") or {}
+    best = {precision: peaks[precision]["best"] for precision in ("bf16", "fp32") if precision in peaks}
+    return max(best, key=lambda precision: best[precision], default="bf16")
 
 
 def step_seconds(request: PlanRequest, device: Device | None, step: StepWork, count: int) -> dict[str, float]:
@@ -170,8 +182,8 @@ def check(r: PlanRequest) -> None:
             raise RecipeError(f"{option} must be a number above 0, not {value:g}.")
     if r.images > MOST_IMAGES:
         raise RecipeError(f"--images {r.images:g}: that is more pictures than there are. At most {MOST_IMAGES:g}.")
-    if r.precision not in ("fp32", "bf16"):
-        raise RecipeError(f"There is no precision '{r.precision}'. Write fp32 or bf16.")
+    if r.precision not in ("auto", "fp32", "bf16"):
+        raise RecipeError(f"There is no precision '{r.precision}'. Write auto, fp32 or bf16.")
     if r.price is not None and not (math.isfinite(r.price) and r.price >= 0):
         raise RecipeError(f"--price must be a number of at least 0, not {r.price:g}.")
     if r.gpus is None and r.calibration is None:

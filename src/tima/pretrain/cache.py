@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tima._files import atomic_path
+from tima._precision import has_bf16
 from tima.models import DualEncoder
 from tima.pretrain.sources import Pairs, text_digest
 
@@ -49,7 +50,7 @@ def teacher_images(folder: Path, teacher: DualEncoder, pairs: Pairs, size: int |
         for start in range(indices.start, indices.stop, 64):
             batch = [pairs.decode_at(i, size) for i in range(start, min(start + 64, indices.stop))]
             pixels = (torch.stack(batch) / 255 - teacher.mean_C11) / teacher.std_C11
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16("cpu")):
                 parts.append(F.normalize(teacher._image_features(pixels).float(), dim=-1).half())
         return torch.cat(parts)
 
@@ -74,7 +75,7 @@ def teacher_texts(folder: Path, teacher: DualEncoder, texts: Sequence[str], name
         out = torch.empty(len(indices), teacher.embed_dim, dtype=torch.float16)
         for start in range(0, len(order), 128):
             rows = order[start : start + 128]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16("cpu")):
                 embedding = teacher.encode_text([texts[i] for i in rows])
             out[torch.tensor(rows) - indices.start] = embedding.half()
         return out

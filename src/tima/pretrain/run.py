@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor
 
 from tima._files import write_text
+from tima._precision import has_bf16
 from tima.config import load_yaml, validate
 from tima.data import ImageSet, find_data
 from tima.data.augment import augment
@@ -99,7 +100,7 @@ def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, t
         # texts of about one length share a batch: otherwise four fifths of the tokens would be padding
         start = int(torch.randint(len(texts) - window + 1, (1,), generator=g))
         rows = by_length[start + torch.randperm(window, generator=g)[: recipe.text.batch_size]]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16("cpu")):
             t_BD = student.encode_text([texts[i] for i in rows.tolist()]).float()
         t0_BD = t0_KD[rows].float()
         cosine = (t_BD * t0_BD).sum(-1).mean()
@@ -123,12 +124,13 @@ def image_stage(
     said = encode_texts(student, pairs, recipe.templates, read_broader(recipe.broader))
     whole_from = round((1 - recipe.whole_share) * recipe.image.steps)
     batch_size = min(recipe.image.batch_size, len(pairs))
+    dtype = torch.bfloat16 if has_bf16("cpu") else torch.float32
 
     def loss_fn(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.multinomial(pairs.weight_N, batch_size, generator=g)
         t_BD, true_BB = said.draw(rows, recipe.broader_share if recipe.broader else 0.0, g)
         keep = 1.0 if step >= whole_from else recipe.keep_patches
-        v_BD = encode_patches(student, augment(image_N[rows].float() / 255, g), keep, g, torch.bfloat16)
+        v_BD = encode_patches(student, augment(image_N[rows].float() / 255, g), keep, g, dtype)
         v0_BD = v0_ND[rows].float()
         contrastive = symmetric_contrastive(student.logit_scale * v_BD @ t_BD.T, true_BB)
         kl = _kl(teacher_scale * v0_BD @ bank_KD.T, teacher_scale * v_BD @ bank_KD.T)

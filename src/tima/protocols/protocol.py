@@ -36,7 +36,10 @@ class Protocol(BaseModel):
         description="where eps applies: the model's input after CLIP's preprocessing, or the pictures' own pixels, which are "
         "resized behind the attack (for sets whose pictures do not share one square size, the model's input)",
     )
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the attack; images are always judged in fp32")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="of the attack; bf16: where the device has arithmetic for it. Images are always judged in fp32",
+    )
     attack: str = Field(description="a name in tima.attacks.ATTACKS")
     attack_params: dict[str, Any] = Field(default={}, description="keywords of the attack")
     norm: Literal["l_inf", "l_2"] = Field(default="l_inf", description="how perturbations are measured")
