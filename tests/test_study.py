@@ -119,6 +119,20 @@ def test_shipped_studies_are_sound(name: str, tmp_path: Path) -> None:
     assert all(set(e.data) - {r.data for r in recipes} for e in study.evaluate)
 
 
+def test_a_run_is_judged_by_everything_before_the_next_is_trained(tmp_path: Path) -> None:
+    """Of a study that is stopped, what was trained and not judged is lost with the machine."""
+    study = load_study("nano").model_copy(update={"search": None})
+    kinds = [(p.job.kind, p.job.training.key) for p in survey(study, State(tmp_path))]
+    trained = [key for kind, key in kinds if kind == "training"]
+    assert len(trained) == len(set(trained)) > 20
+    at = {key: kinds.index(("training", key)) for key in trained}
+    judged = [i for i, (kind, _) in enumerate(kinds) if kind == "evaluation"]
+    assert all(0 < i - at[kinds[i][1]] <= len(study.evaluate) for i in judged)
+    assert {kinds[i][1] for i in judged} == set(trained)
+    first = [p.job.training.recipe.seed for p in survey(study, State(tmp_path)) if p.job.kind == "training"]
+    assert first == sorted(first, key=lambda seed: seed > 0)  # a whole comparison before more seeds
+
+
 def test_the_large_study_has_every_method_and_the_ablations_every_term() -> None:
     from tima.methods import METHODS
 

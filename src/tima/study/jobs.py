@@ -103,8 +103,8 @@ def _all(study: Study, state: State) -> Iterator[Progress]:
     runs.sort(key=lambda t: t.recipe.seed not in first_seeds(study, t.row)[:1])
     for training in runs:
         yield _training(TRAIN, training, state, again)
-    for evaluation, protocol in judged:
-        for training in runs:
+        # at once: what outlives the machine is the judgement, not the weights
+        for evaluation, protocol in judged:
             if wanted(study, evaluation, training, headline):
                 yield _evaluation(training, evaluation, protocol, state)
 
