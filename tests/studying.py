@@ -7,6 +7,7 @@ import yaml
 from conftest import build_tiny_clip, make_image_set, write_image_folder
 
 from tima.study import Store
+from tima.study.records import KeptResult, KeptRun, pack
 
 
 def build_world(tokenizer: Any, root: Path) -> Path:
@@ -75,3 +76,16 @@ def same(store: Store) -> dict[str, Any]:
 def write_study(path: Path, values: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
+
+
+def kept_run(row: str, seed: int, right: dict[str, list[int]]) -> KeptRun:
+    """A run of a row with outcomes on some sets, under the protocol `p`."""
+    results = [
+        KeptResult(
+            data=data, protocol="p", file=data, sha256="", sidecar_sha256="", checkpoint_sha256="", n=len(bits), classes=2,
+            images_sha256=data, train_domain=False, right={"clean": pack(bits)}, correct={"clean": sum(bits)}, forwards=0,
+            backwards=0, wall_time_s=0.0, finished=None,
+        )
+        for data, bits in right.items()
+    ]  # fmt: skip
+    return KeptRun(row=row, key=row, eps="4/255", data="toy", seed=seed, state="finished", recipe={}, results=results)

@@ -19,7 +19,7 @@ from tima.study import collect, load_study, read_store, run_study, write_report,
 from tima.study.expand import finals, trials
 from tima.study.jobs import survey
 from tima.study.lines import views_of
-from tima.study.schema import known_studies, studies_folder
+from tima.study.schema import Row, known_studies, studies_folder
 from tima.study.state import State, choose, headline_rows
 
 
@@ -61,6 +61,7 @@ def done(world: Path) -> tuple[Path, Path]:
             "row 'z'",
         ),
         ({"headline": {"rows": ["tima", "tecoa"], "best_of_rest": True}}, "no rows besides"),
+        ({"equal_to": ["tima", "tma"]}, "equal_to: there is no row 'tma'"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -114,7 +115,9 @@ def test_shipped_studies_are_sound(name: str, tmp_path: Path) -> None:
     assert found and all(p.state in ("todo", "waiting") for p in found)
     recipes = [t.recipe for row in study.rows for t in trials(study, row) or finals(study, row, {}, [0])]
     assert len({(r.batch_size, r.attack.model_dump_json(), r.model) for r in recipes}) == 1  # equal budgets
-    assert len({r.steps for r in recipes if r.method != "zero-shot"}) == 1
+    final = [t.recipe for row in study.rows for t in finals(study, row, {}, [0])]
+    for equal in ([r for r in final if r.method != "zero-shot"], [t.recipe for row in study.rows for t in trials(study, row)]):
+        assert len({r.steps for r in equal}) <= 1
     # an evaluation set is no training set, and validation is all that searches see
     assert all(set(e.data) - {r.data for r in recipes} for e in study.evaluate)
 
@@ -193,6 +196,8 @@ def test_the_best_of_the_rest_joins_the_headline_by_validation(tmp_path: Path) -
     assert headline_rows(study, state) == ["tima"]  # laat is still open
     fake_trial(state, finals(study, "laat", {}, [0])[0].key, (0.9, 0.9), (0.9, 0.9), one_class=True)
     assert headline_rows(study, state) == ["tima", "fare"]
+    mixed = {"method": "fare", "search": "fare", "settings": {"mix": 0.5}}  # no method of its own: neither waited for nor taken
+    assert headline_rows(study.model_copy(update={"rows": study.rows | {"mixed": Row(**mixed)}}), state) == ["tima", "fare"]
     seeds = [
         p.job.training.recipe.seed for p in survey(study, state) if p.job.kind == "training" and p.job.training.row == "fare"
     ]

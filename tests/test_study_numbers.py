@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from studying import kept_run
 
 from tima.errors import ResultError
 from tima.stats import mcnemar, stratified_bootstrap
@@ -14,7 +15,9 @@ from tima.study.claims import DOES_NOT, HOLDS, UNDECIDED, Estimate, evenness, po
 from tima.study.compare import compare, mean_over_columns
 from tima.study.fronts import Point, front
 from tima.study.lines import Line, Number, View
-from tima.study.records import KeptResult, KeptRun, pack, unpack
+from tima.study.records import pack, unpack
+
+BOTH = {"x": {"method": "x"}, "y": {"method": "y"}}
 
 
 def coins(n: int, share: float, seed: int) -> np.ndarray:
@@ -128,19 +131,6 @@ def test_bitmaps_keep_every_outcome() -> None:
         unpack("mIA=", 17)
 
 
-def kept_run(row: str, seed: int, right: dict[str, list[int]]) -> KeptRun:
-    """A run of a row with outcomes on some sets, under the protocol `p`."""
-    results = [
-        KeptResult(
-            data=data, protocol="p", file=data, sha256="", sidecar_sha256="", checkpoint_sha256="", n=len(bits), classes=2,
-            images_sha256=data, train_domain=False, right={"clean": pack(bits)}, correct={"clean": sum(bits)}, forwards=0,
-            backwards=0, wall_time_s=0.0, finished=None,
-        )
-        for data, bits in right.items()
-    ]  # fmt: skip
-    return KeptRun(row=row, key=row, eps="4/255", data="toy", seed=seed, state="finished", recipe={}, results=results)
-
-
 def test_the_share_of_the_commonest_answer_and_what_one_answer_gets() -> None:
     """Two sets of two classes: one answer to everything gets half of each. Shares are averaged over seeds, then over sets."""
     runs = [kept_run("x", seed, {"a": [1, 1, 1, 0], "b": [1, 0, 1, 0]}) for seed in (0, 1)]
@@ -162,7 +152,7 @@ def test_the_share_of_the_commonest_answer_and_what_one_answer_gets() -> None:
     assert view.commonest(view.lines[0], ["a", "b"]) == pytest.approx(((0.5 + 1.0) / 2 + (0.75 + 0.25) / 2) / 2)
     assert view.commonest(view.lines[1], ["a", "b"]) is None  # kept before it was counted
     assert view.chance(["a", "b"]) == 0.5
-    section = accuracy_sections(view, "y", "k")[0]
+    section = accuracy_sections(view, "y", "k", BOTH)[0]
     assert section.tables[0].columns[-1] == "commonest answer"
     assert [row[-1] for row in section.tables[0].rows] == ["62.5", "", "100.0"]
     assert section.tables[0].rows[-1] == ["one answer to everything", "", "50.0", "100.0"]
@@ -181,5 +171,5 @@ def test_an_average_needs_the_same_seeds_on_every_set() -> None:
     assert view.average(crossed, "clean") is None
     assert view.pairs(crossed, whole, ["clean"], ["a", "b"]) is None and find_tests(view, "y", None) == []
     assert view.pairs(crossed, whole, ["clean"], ["a"]) is not None and len(find_tests(view, "y", ["a", "b"])) == 2
-    cell = next(row for row in accuracy_sections(view, "y", "k")[0].tables[0].rows if row[0] == "x")[2]
+    cell = next(row for row in accuracy_sections(view, "y", "k", BOTH)[0].tables[0].rows if row[0] == "x")[2]
     assert cell == "missing: not every seed on every set"

@@ -1,7 +1,8 @@
 """The comparison itself: averages, fronts, paired tests against the reference, and every data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tima.report.differences import p_text
 from tima.report.paired import LEVEL
@@ -89,8 +90,8 @@ def _apart(a: Number | None, b: Number | None) -> bool | None:
     return min(a.by_seed) > max(b.by_seed) or max(a.by_seed) < min(b.by_seed)
 
 
-def accuracy_sections(view: View, reference: str, key: str) -> list[Section]:
-    """Averages with figures and tests, then the sets."""
+def accuracy_sections(view: View, reference: str, key: str, rows: Mapping[str, Any]) -> list[Section]:
+    """Averages with figures and tests, then the sets. `rows`: of the study."""
     if not view.lines:
         return [Section(f"Accuracy under {view.label}", text=["Nothing has been judged under this protocol yet."])]
     averages = tests(view, reference, None)
@@ -104,7 +105,7 @@ def accuracy_sections(view: View, reference: str, key: str) -> list[Section]:
         found = points(view, column)
         if found:
             name = f"{key}-front-{column.replace('/', '-')}"
-            svg = front_svg(view, column, name)
+            svg = front_svg(view, column, name, rows)
             figures.append(Figure(f"Accuracy and robustness at {column}", svg, name, alt_text(found, front(found), column)))
     tables = [_table(view, AVERAGE)] if view.zero_shot else []
     tables += [_matrix(view, averages)] if averages else []

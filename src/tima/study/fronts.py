@@ -1,15 +1,16 @@
 """Accuracy against robustness, one figure an eps: who is best at what clean accuracy, and who is beaten on both."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tima.report.svg import GRID, INK, MARKERS, SERIES, new_figure, slot, to_svg
 from tima.report.words import percent
 from tima.study.lines import Number, View
 from tima.study.records import CLEAN
+from tima.study.schema import parent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,15 +64,22 @@ def front(found: Sequence[Point]) -> list[Point]:
     return sorted((p for p in found if not beaten(p)), key=lambda p: (-p.clean.value, p.robust.value))
 
 
-def front_svg(view: View, column: str, key: str) -> str:
-    """The figure as inline SVG; empty when no line has averages."""
+def front_svg(view: View, column: str, key: str, rows: Mapping[str, Any]) -> str:
+    """The figure as inline SVG; empty when no line has averages. A row's other settings share its colour, line and name."""
     found = points(view, column)
     if not found:
         return ""
     best = front(found)
+    families = [parent(view.lines[p.series].row, rows) for p in found]
+    named = [p for p, family in zip(found, families, strict=True) if view.lines[p.series].row == family or p in best]
+    order = list(dict.fromkeys(families))
+    found = [replace(p, series=order.index(family)) for p, family in zip(found, families, strict=True)]
     figure, axes = new_figure(SIZE)
     axes.grid(axis="x", color=GRID, linewidth=0.7)
     axes.plot([100 * p.clean.value for p in best], [100 * p.robust.value for p in best], color=INK, linewidth=1, alpha=0.6)
+    for series in range(len(order)):
+        path = sorted((p.clean.value, p.robust.value) for p in found if p.series == series)
+        axes.plot([100 * c for c, _ in path], [100 * r for _, r in path], color=SERIES[slot(series)], linewidth=0.7, alpha=0.7)
     for p in found:
         number = slot(p.series)
         x, y = 100 * p.clean.value, 100 * p.robust.value
@@ -81,7 +89,7 @@ def front_svg(view: View, column: str, key: str) -> str:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("clean accuracy, zero-shot average, %")
     axes.set_ylabel(f"robust accuracy at {column}, %")
-    _label(axes, found, {p.name for p in best})
+    _label(axes, found, named, {p.name for p in best})
     return to_svg(figure, key=key, alt=alt_text(found, best, column))
 
 
@@ -91,15 +99,15 @@ def alt_text(found: Sequence[Point], best: Sequence[Point], column: str) -> str:
     return f"Clean against robust accuracy at {column}. On the front: {', '.join(p.name for p in best)}. All: {each}."
 
 
-def _label(axes: "Axes", found: Sequence[Point], best: set[str]) -> None:
-    """Names beside their points, each at the spot around it that collides least with what is there already."""
+def _label(axes: "Axes", found: Sequence[Point], named: Sequence[Point], best: set[str]) -> None:
+    """Names beside `named` points, each at the spot around it that collides least with what is there already."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
 
     def place(p: Point) -> tuple[float, float]:
         return (100 * p.clean.value - left) / (right - left), (100 * p.robust.value - low) / (high - low)
 
     taken = [(x - 0.01, y - 0.015, x + 0.01, y + 0.015) for x, y in map(place, found)]
-    for p in sorted(found, key=lambda p: p.name not in best):
+    for p in sorted(named, key=lambda p: p.name not in best):
         x, y = place(p)
         boxes = []
         for dx, dy, side in SPOTS:

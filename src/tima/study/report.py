@@ -17,6 +17,7 @@ from tima.study.background import (
     validation_section,
 )
 from tima.study.document import Document, Section
+from tima.study.equal import equal_sections
 from tima.study.fronts import standalone
 from tima.study.lines import views_of
 from tima.study.records import Store, read_store
@@ -65,7 +66,8 @@ def build(stores: Sequence[Store], title: str, made_by: str) -> Document:
         reference = str(store.study["reference"])
         found: list[Section | None] = [setup_section(store)]
         for number, view in enumerate(views):
-            found += accuracy_sections(view, reference, f"{name}-{number}")
+            found += accuracy_sections(view, reference, f"{name}-{number}", store.study["rows"])
+            found += equal_sections(view, store.study["rows"], store.study.get("equal_to", []))
         found.append(verdict_section(store.study.get("claims", []), views[0]) if views else validation_section(store))
         found += [
             search_section(store),

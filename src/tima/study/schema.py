@@ -13,7 +13,7 @@
 Unknown keys are refused, recipes are validated for every row before anything runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -53,7 +53,9 @@ class Row(_Part):
     settings: dict[str, Any] = Field(default={}, description="recipe fields (dotted) that differ from base")
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={}, description="see `search.grid`")
     search: str = Field(
-        default="own", description="own: its own search; none: its settings stand; or a row's name: take that row's winner"
+        default="own",
+        description="own: its own search; none: its settings stand; or a row's name: take that row's winner. With that row's "
+        "method it is that row in another setting: no candidate for the best of the rest, and on one line with it in figures",
     )
     seeds: list[int] = Field(default=[], description="instead of the study's")
     eps: list[Eps] = Field(default=[], description="training eps instead of the study's")
@@ -97,6 +99,7 @@ class Study(_Part):
     evaluate: list[Evaluation] = Field(default=[], description="empty: trainings with their validation, no results")
     reference: str = Field(description="the row that all others are tested against")
     rows: dict[str, Row] = Field(min_length=1)
+    equal_to: list[str] = Field(default=[], description="rows at whose clean accuracy all others are compared, see `equal.py`")
     claims: list[Claim] = Field(default=[], description="sentences to be judged by the intervals, see `claims.py`")
 
     @field_validator("rows")
@@ -110,7 +113,7 @@ class Study(_Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         known = list(self.rows)
-        named = {"reference": [self.reference], "headline.rows": self.headline.rows}
+        named = {"reference": [self.reference], "headline.rows": self.headline.rows, "equal_to": self.equal_to}
         named |= {f"claims.{i}": claim.named_rows() for i, claim in enumerate(self.claims)}
         named |= {f"rows.{name}.search": [r.search] for name, r in self.rows.items() if r.search not in ("own", "none")}
         for where, names in named.items():
@@ -130,6 +133,17 @@ class Study(_Part):
     def content(self) -> dict[str, Any]:
         """Every field as JSON values, defaults left out."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def parent(row: str, rows: Mapping[str, Any]) -> str:
+    """The row that this one varies: whose search it takes over, with the same method; else itself."""
+
+    def of(name: str, key: str) -> str:
+        values = rows[name]
+        return str(values.get(key, "own") if isinstance(values, Mapping) else getattr(values, key))
+
+    source = of(row, "search")
+    return source if source in rows and of(source, "method") == of(row, "method") else row
 
 
 def studies_folder() -> Path:

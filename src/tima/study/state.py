@@ -17,7 +17,7 @@ from tima.results import result_path
 from tima.study.expand import Training, finals, first_seeds, headline_seeds, trials
 from tima.study.known import Known, read_known, trained_weights
 from tima.study.records import KeptResult
-from tima.study.schema import Study
+from tima.study.schema import Study, parent
 
 COLLAPSED = "collapsed"
 MISSING = "missing"
@@ -192,7 +192,7 @@ def headline_rows(study: Study, state: State) -> list[str]:
     best: tuple[float, str] | None = None
     asked = study.headline.best_of_rest
     rule = asked if isinstance(asked, str) else study.search.rule if study.search is not None else "mean"
-    for name in (n for n in study.rows if n not in rows):
+    for name in (n for n in study.rows if n not in rows and parent(n, study.rows) == n):
         first = ready_finals(study, name, state, first_seeds(study, name)[:1])
         if first is None or any(state.summary(t.key) is None and state.failure(t.key, "train") is None for t in first):
             return rows
