@@ -146,7 +146,7 @@ class _Course:
         log = run / "log.txt"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tima.study.work", str(place / f"{slot}.json")],
+                [sys.executable, "-c", "from tima.study.work import main; main()", str(place / f"{slot}.json")],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

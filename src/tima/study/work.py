@@ -1,6 +1,6 @@
 """One job of a study in this process: an ordinary training or an ordinary evaluation, and a file that says so if it fails.
 
-python -m tima.study.work JOB.json      # what `tima study --workers` starts, with OMP_NUM_THREADS and cores set
+python -c "from tima.study.work import main; main()" JOB.json   # what `tima study --workers` starts, with its cores set
 """
 
 import json
@@ -160,6 +160,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """A worker: do the job of the file that the command line ends with."""
     _end_with_parent()
-    perform(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    perform(json.loads(Path(sys.argv[-1]).read_text(encoding="utf-8")))
