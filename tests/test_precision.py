@@ -11,7 +11,7 @@ from test_train import recipe, world
 
 from tima import _precision
 from tima._precision import has_bf16, settle
-from tima.config import train_recipe
+from tima.config import TrainRecipe, train_recipe
 from tima.errors import RecipeError, TimaError
 from tima.evaluate import evaluate, evaluate_classifier
 from tima.evaluation.subject import NO_BF16
@@ -19,6 +19,7 @@ from tima.models.fast import AttackModel
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.plan.estimate import PlanRequest, _settled, check
 from tima.train import train
+from tima.train_speed import quicken
 
 __all__ = ["world"]
 X86 = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu sse2 avx512f {more}\nbugs\t\t: bf16\n"
@@ -122,6 +123,16 @@ def test_any_classifier_is_attacked_in_fp32_where_bf16_is_imitated(monkeypatch: 
         protocol = protocol_for(eps="1/255").override(precision="bf16")
         result = evaluate_classifier(layer, images, protocol, name="layer", progress=False)
         assert any(seen) is fast and (NO_BF16 in result.fallbacks) is not fast
+
+
+def test_bf16_that_was_asked_for_where_it_is_imitated_is_taken_and_said_to_be_slow(
+    tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a recipe of another machine is started again: its arithmetic, but not without a word."""
+    for fast in (True, False):
+        monkeypatch.setattr("tima.train_speed.has_bf16", lambda device, fast=fast: fast)
+        notes = quicken(tiny_clip, None, TrainRecipe(precision="bf16"), torch.device("cpu"))
+        assert tiny_clip.is_lean and [("imitates" in note) for note in notes] == [True] * (not fast)
 
 
 def test_a_plan_takes_what_training_takes() -> None:

@@ -70,7 +70,9 @@ def test_what_is_compiled_stays_so_after_a_validation(
     passes = []
     update = train_batch.TrainBatch.pixels
     monkeypatch.setattr(train_batch.TrainBatch, "pixels", lambda *a: (passes.append(len(sizes)), update(*a))[1])
-    train(TrainRecipe(**settings, compile=True), tmp_path / "run", progress=False, images=make_image_set(120, 8))
+    train(
+        TrainRecipe(**settings, compile=True, precision="bf16"), tmp_path / "run", progress=False, images=make_image_set(120, 8)
+    )
     assert set(sizes) == {4}, "one size, compiled once"
     assert len(passes) == 8 and len(sizes) - passes[-1] >= 4, "three passes of the attack and one of the update"
 
@@ -109,20 +111,23 @@ def test_only_clean_pictures_are_kept_of_the_original(name: str, tokenizer: Any)
 
 
 def test_what_a_run_does_not_get_is_said(tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(tiny_clip, None, TrainRecipe(compile=True), CPU)
+    quicken(tiny_clip, None, TrainRecipe(compile=True, precision="bf16"), CPU)
     tima = METHODS["tima"]()
-    assert left_undone(tiny_clip, tima, TrainRecipe(compile=True, cache_teacher=1)) == []
+    assert left_undone(tiny_clip, tima, TrainRecipe(compile=True, cache_teacher=1, precision="bf16")) == []
     assert "no use with 'pmg-aft'" in left_undone(tiny_clip, METHODS["pmg-aft"](), TrainRecipe(cache_teacher=1))[0]
     assert "no use with 'tecoa'" in left_undone(tiny_clip, METHODS["tecoa"](), TrainRecipe(cache_teacher=1))[0]
-    recipe = TrainRecipe(compile=True, lora=LoraSettings(rank=2))
+    recipe = TrainRecipe(compile=True, lora=LoraSettings(rank=2), precision="bf16")
     build_modifiers(recipe).attach(tiny_clip, tima.trainable(tiny_clip))
     (line,) = left_undone(tiny_clip, tima, recipe)
     assert "autocast" in line and "Nothing is compiled." in line
     assert left_undone(tiny_clip, tima, TrainRecipe(precision="fp32")) == []
 
 
-def test_gradients_that_are_differentiated_again_are_not_compiled(tiny_clip: HuggingFaceEncoder) -> None:
-    recipe = TrainRecipe(compile=True, attack=AttackSettings(kind="fgsm", align=0.2))
+def test_gradients_that_are_differentiated_again_are_not_compiled(
+    tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tima.train_speed.has_bf16", lambda device: True)
+    recipe = TrainRecipe(compile=True, attack=AttackSettings(kind="fgsm", align=0.2), precision="bf16")
     (line,) = quicken(tiny_clip, None, recipe, CPU)
     assert "attack.align" in line and not tiny_clip._compiled
 

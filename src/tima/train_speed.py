@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tima._precision import has_bf16
 from tima.config import TrainRecipe
 from tima.methods import Method
 from tima.models import DualEncoder
@@ -19,6 +20,10 @@ def quicken(student: DualEncoder, teacher: DualEncoder | None, recipe: TrainReci
     notes: list[str] = []
     models = [model for model in (student, teacher) if model is not None]
     if recipe.precision == "bf16":
+        if not has_bf16(device):
+            notes.append(
+                "bf16 is slow here: this device imitates it. precision=fp32 is several times faster, precision=auto takes it"
+            )
         for model in models:
             if device.type == "cpu":  # the fused kernel's bf16 backward is slow there
                 model.use_attention("eager")
