@@ -110,6 +110,7 @@ def our_step(
         lr=1e-5,
         augment="none",
         attack=AttackSettings(steps=2, keep_best=keep_best),
+        precision="bf16",  # what the targets are about; `auto` is decided by `train` alone
         compile=compile,
         max_classes=max_classes,
     )

@@ -151,6 +151,7 @@ def our_step(
         lr=1e-5,
         augment="flip",
         attack=AttackSettings(steps=2, keep_best=False),
+        precision="bf16",
         compile=compile,
         gradient_checkpointing=checkpointing,
     )

@@ -169,7 +169,7 @@ def test_an_average_needs_the_same_seeds_on_every_set() -> None:
     number = view.average(whole, "clean")
     assert number is not None and number.by_seed == (0.25, 0.5) and number.value == 0.375
     assert view.average(crossed, "clean") is None
-    assert view.pairs(crossed, whole, ["clean"], ["a", "b"]) is None and find_tests(view, "y", None) == []
-    assert view.pairs(crossed, whole, ["clean"], ["a"]) is not None and len(find_tests(view, "y", ["a", "b"])) == 2
+    assert view.pairs(crossed, whole, ["clean"], ["a", "b"]) is None and find_tests(view, "y", None, BOTH) == []
+    assert view.pairs(crossed, whole, ["clean"], ["a"]) is not None and len(find_tests(view, "y", ["a", "b"], BOTH)) == 2
     cell = next(row for row in accuracy_sections(view, "y", "k", BOTH)[0].tables[0].rows if row[0] == "x")[2]
     assert cell == "missing: not every seed on every set"

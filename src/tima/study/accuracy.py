@@ -14,6 +14,7 @@ from tima.study.document import Figure, Section
 from tima.study.fronts import alt_text, front, front_svg, points
 from tima.study.lines import Line, Number, View
 from tima.study.records import CLEAN
+from tima.study.schema import parent
 
 AVERAGE = "zero-shot average"
 NOTE = (
@@ -63,10 +64,13 @@ def reference_of(view: View, reference: str, line: Line) -> Line | None:
     return next(iter([*same, *mine]), None)
 
 
-def tests(view: View, reference: str, sets: Sequence[str] | None) -> list[Test]:
-    """Every other line against the reference at every column: on the average (`sets` None), or on each of these sets."""
+def tests(view: View, reference: str, sets: Sequence[str] | None, rows: Mapping[str, Any]) -> list[Test]:
+    """Every other line against the reference at every column: on the average (`sets` None), or on each of these sets.
+
+    Rows that vary another are left out: they serve the comparison at equal clean accuracy, and each test costs others power.
+    """
     found = []
-    for line in view.lines:
+    for line in (line for line in view.lines if parent(line.row, rows) == line.row):
         other = reference_of(view, reference, line)
         if other is None or other is line:
             continue
@@ -94,7 +98,7 @@ def accuracy_sections(view: View, reference: str, key: str, rows: Mapping[str, A
     """Averages with figures and tests, then the sets. `rows`: of the study."""
     if not view.lines:
         return [Section(f"Accuracy under {view.label}", text=["Nothing has been judged under this protocol yet."])]
-    averages = tests(view, reference, None)
+    averages = tests(view, reference, None, rows)
     title = f"Accuracy under {view.label}" + (f" ({view.sha256[:8]})" if view.protocol["name"] == "custom" else "")
     about = [str(view.protocol.get("about", "")).rstrip(".") + "."] if view.protocol.get("about") else []
     text = [*about, *_said(view, averages)]
@@ -109,7 +113,7 @@ def accuracy_sections(view: View, reference: str, key: str, rows: Mapping[str, A
             figures.append(Figure(f"Accuracy and robustness at {column}", svg, name, alt_text(found, front(found), column)))
     tables = [_table(view, AVERAGE)] if view.zero_shot else []
     tables += [_matrix(view, averages)] if averages else []
-    by_set = tests(view, reference, view.data)
+    by_set = tests(view, reference, view.data, rows)
     folded = [_tests_table("Against the reference, on the average, with p", averages)] if averages else []
     folded += [_table(view, data) for data in view.data]
     folded += [_tests_table("Against the reference, set by set", by_set)] if by_set else []

@@ -1,5 +1,6 @@
 """What stands behind the comparison: how it was made, searches, costs, margins, trouble, and where numbers come from."""
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any
@@ -35,10 +36,24 @@ def setup_section(store: Store) -> Section:
     words = [f"{m.get('gpu') or m.get('cpu')}, {m.get('threads')} thread(s) a worker" for m in machines]
     if words:
         text.append(f"Trained on {listing(list(dict.fromkeys(words)))}.")
+    text += _arithmetic(store)
     versions = [run.summary["versions"] for run in store.runs if run.summary.get("versions")]
     if versions:
         text.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions[0].items()) + ".")
     return Section("How it was made", text=text)
+
+
+def _arithmetic(store: Store) -> list[str]:
+    """Where runs, or the attacks on them, were not computed alike."""
+    # kept before `precision: auto` there was, a run without a precision had the default of then
+    trained = Counter(
+        str(run.recipe.get("precision", "bf16")) for run in store.runs if run.summary and run.summary.get("steps")
+    )
+    said = [f"Trained in {listing([f'{name} ({count} runs)' for name, count in trained.items()])}."] if len(trained) > 1 else []
+    results = [result for run in store.runs for result in run.results]
+    for what, count in Counter(what for result in results for what in dict.fromkeys(result.fallbacks)).items():
+        said.append(f"Of {len(results)} results, {count}: {what}.")
+    return said
 
 
 def validation_section(store: Store) -> Section:

@@ -52,6 +52,7 @@ class KeptResult(_Record):
     median_margin: dict[str, float] = {}
     offsets: dict[str, tuple[float, float, int]] = {}
     suspicious: dict[str, str] = {}
+    fallbacks: list[str] = []
     commonest: float | None = None
     forwards: int
     backwards: int

@@ -17,7 +17,7 @@ from tima.study.background import (
     validation_section,
 )
 from tima.study.document import Document, Section
-from tima.study.equal import equal_sections
+from tima.study.equal_table import equal_sections
 from tima.study.fronts import standalone
 from tima.study.lines import views_of
 from tima.study.records import Store, read_store

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tima._files import sha256_file
+from tima._reading import read_yaml_object
 from tima.analysis import margin_offset
 from tima.eps import format_eps
 from tima.errors import ResultError
@@ -77,7 +78,7 @@ def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -
         data=training.recipe.data,
         seed=training.recipe.seed,
         state=what,  # type: ignore[arg-type]
-        recipe=training.recipe.model_dump(mode="json", exclude_defaults=True),
+        recipe=training.recipe.model_dump(mode="json", exclude_defaults=True) | _settled(folder),
         recipe_sha256=str((summary or {}).get("recipe_sha256", "")),
         summary={key: summary[key] for key in SUMMARY if key in summary} if summary is not None else {},
         cost=read_object(cost) if cost.is_file() else {},
@@ -88,6 +89,13 @@ def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -
         results=results,
         failures=_failures(folder),
     )
+
+
+def _settled(folder: Path) -> dict[str, Any]:
+    """What the run decided for itself: the precision that `auto` became on its machine."""
+    file = folder / "recipe.yaml"
+    stored = read_yaml_object(file, "settings of a run") if file.is_file() else {}
+    return {key: stored[key] for key in ("precision",) if stored.get(key, "auto") != "auto"}
 
 
 def _failures(folder: Path) -> list[KeptFailure]:
@@ -134,6 +142,7 @@ def _result(path: Path, protocol: Protocol, state: State) -> KeptResult:
             for row in record.robust
             if row.health is not None and row.health.verdict == "suspicious"
         },
+        fallbacks=record.fallbacks,
         commonest=float(tensors["clean_prediction_N"].bincount().max()) / record.n,
         **_cost(record),
     )
