@@ -120,13 +120,17 @@ def test_the_table_compares_with_every_other_method_and_says_what_is_shown() -> 
 
 
 def test_what_cannot_be_compared_says_so() -> None:
-    view = equal_view(y=(16, 16), x=(10, 12))
+    view = equal_view(y=(16, 16), x=(10, 12), original=(20, 0))
     other = view.lines[1].runs[0].results[0].model_copy(update={"images_sha256": "others"})
     lines = [view.lines[0], replace(view.lines[1], runs=[view.lines[1].runs[0].model_copy(update={"results": [other]})])]
+    lines.append(view.lines[2])
     (section,) = equal_sections(replace(view, lines=lines), ROWS, ["y"])
     assert section.tables[0].rows[0][1] == "other images, or not all sets"
     assert "At 1/255, no other method judged the same images." in " ".join(section.text)
-    assert "these ends alone" in section.tables[0].rows[1][0] and "all of them, one answer" in section.text[0]
+    assert "these ends alone" in section.tables[0].rows[1][0]
+    assert equal_sections(equal_view(y=(16, 16), x=(10, 12)), ROWS, ["y"]) == []  # no end that is as clean
+    (cleaner,) = equal_sections(equal_view(y=(20, 16), x=(10, 12), original=(19, 0)), ROWS, ["y"])
+    assert cleaner.tables[0].rows[0][1] == "never so clean"
 
 
 def test_rows_at_several_training_eps_are_methods_of_their_own() -> None:

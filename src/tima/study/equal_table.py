@@ -1,5 +1,6 @@
 """The section of a study's page that compares methods at equal clean accuracy."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,12 @@ ALONE = "these ends alone"
 
 
 def equal_sections(view: View, rows: Mapping[str, Any], wanted: Sequence[str]) -> list[Section]:
-    """A table for each row in `wanted` that was judged on all zero-shot sets."""
-    if not view.zero_shot:
-        return []
+    """A table for each row in `wanted` that was judged on all zero-shot sets. None where the original was not: a method that is
+    less clean than the row throughout would then have no point to be compared at."""
     columns = view.columns[1:]
     ends = [line for line in view.lines if rows[line.row]["method"] == ORIGINAL and view.average(line, CLEAN) is not None]
+    if not view.zero_shot or not ends:
+        return []
     text, tables = [], []
     for line in (line for row in wanted for line in view.lines if line.row == row):
         clean = view.average(line, CLEAN)
@@ -56,7 +58,7 @@ def equal_sections(view: View, rows: Mapping[str, Any], wanted: Sequence[str]) -
 
 def _said(row: str, column: str, number: int, found: Mapping[str, list[Gap] | None]) -> str:
     """Whose interval lies above 0, whose below, whose on both sides."""
-    known = {name: g[number] for name, g in found.items() if g is not None and name != ALONE}
+    known = {name: g[number] for name, g in found.items() if g is not None and name != ALONE and math.isfinite(g[number].value)}
     better = [name for name, g in known.items() if g.low > 0]
     worse = [name for name, g in known.items() if g.high < 0]
     open_ = [name for name, g in known.items() if g.low <= 0 <= g.high]
@@ -71,6 +73,8 @@ def _said(row: str, column: str, number: int, found: Mapping[str, list[Gap] | No
 
 
 def _cell(found: Gap) -> str:
+    if math.isinf(found.value):
+        return "never so clean"
     star = " *" if found.low > 0 or found.high < 0 else ""
     value, low, high = (_points(x) for x in (found.value, found.low, found.high))
     return f"{value} ({low} to {high}){star}"
