@@ -20,7 +20,8 @@ ABOUT = (
 NOTE = (
     "Robust accuracy of {name} minus the other method's, in percentage points on the average of {sets} zero-shot sets, with a "
     "95 % bootstrap interval: images resampled within each set, points and coin chosen anew each time. The best of several "
-    "points is taken by what was measured, which favours the other method. * leaves 0 out."
+    "points is taken by what was measured, which favours the other method. +∞: in such a "
+    "resample it is never so clean. * leaves 0 out."
 )
 ALONE = "these ends alone"
 
@@ -81,4 +82,4 @@ def _cell(found: Gap) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")  # noqa: RUF001 (a minus sign)
+    return f"{100 * value:+.1f}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001 (a minus sign)
