@@ -8,6 +8,7 @@ from typing import Any
 from tima.report.comparison import Comparison
 from tima.report.paired import Difference, Paired
 from tima.report.tables import Table
+from tima.report.words import difference_text
 
 TITLE = "Which differences are significant"
 NOTE = (
@@ -28,18 +29,14 @@ def difference_table(paired: Paired) -> Table | None:
             d.data,
             f"{d.first} − {d.second}",  # noqa: RUF001 (a minus sign)
             d.column,
-            _points(d.difference),
-            f"{_points(d.low)} to {_points(d.high)}",
+            difference_text(d.difference),
+            f"{difference_text(d.low)} to {difference_text(d.high)}",
             p_text(d.p_holm),
             "significant" if d.significant else "may be chance",
         ]
         for d in sorted(paired.differences, key=lambda d: not d.average)
     ]
     return Table(TITLE, COLUMNS, rows, NOTE.format(count=len(rows)))
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")  # noqa: RUF001 (a minus sign)
 
 
 def p_text(p: float) -> str:

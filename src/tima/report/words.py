@@ -28,6 +28,11 @@ def listing(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
+def difference_text(value: float) -> str:
+    """A difference of two accuracies in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001 (a minus sign)
+
+
 def summary_sentences(comparison: Comparison, found: "Paired | None" = None) -> list[str]:
     """One to three sentences: who is best at the headline eps, whether that may be chance, and clean accuracy.
 

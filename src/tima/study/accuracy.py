@@ -7,7 +7,7 @@ from typing import Any
 from tima.report.differences import p_text
 from tima.report.paired import LEVEL
 from tima.report.tables import Table
-from tima.report.words import listing, percent
+from tima.report.words import difference_text, listing, percent
 from tima.stats import holm
 from tima.study.compare import Paired, compare
 from tima.study.document import Figure, Section
@@ -150,7 +150,7 @@ def _said(view: View, averages: list[Test]) -> list[str]:
         test = next((t for t in averages if t.line is best[0] and t.column == column), None) if len(best) == 1 else None
         if test is not None:
             sentence += (
-                f", {_points(test.paired.value)} points from {test.reference.name}, which is "
+                f", {difference_text(test.paired.value)} points from {test.reference.name}, which is "
                 f"{'significant' if test.significant else 'not significant'} (p {_p(test.p_holm)})"
             )
         said.append(sentence + ".")
@@ -214,7 +214,8 @@ def _matrix(view: View, found: list[Test]) -> Table:
 
 def _difference(test: Test) -> str:
     star = " *" if test.significant else ""
-    return f"{_points(test.paired.value)} ({_points(test.paired.low)} to {_points(test.paired.high)}){star}"
+    value, low, high = map(difference_text, (test.paired.value, test.paired.low, test.paired.high))
+    return f"{value} ({low} to {high}){star}"
 
 
 def _tests_table(title: str, found: list[Test]) -> Table:
@@ -224,8 +225,8 @@ def _tests_table(title: str, found: list[Test]) -> Table:
             *([t.where] if by_set else []),
             f"{t.line.name} − {t.reference.name}",  # noqa: RUF001 (a minus sign)
             t.column,
-            _points(t.paired.value),
-            f"{_points(t.paired.low)} to {_points(t.paired.high)}",
+            difference_text(t.paired.value),
+            f"{difference_text(t.paired.low)} to {difference_text(t.paired.high)}",
             p_text(t.p_holm),
             t.word,
         ]
@@ -238,10 +239,6 @@ def _tests_table(title: str, found: list[Test]) -> Table:
 
 def _range(number: Number) -> str:
     return f"{percent(number.low)}–{percent(number.high)}"  # noqa: RUF001 (a range takes an en dash)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")  # noqa: RUF001 (a minus sign)
 
 
 def _p(p: float) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tima.report.tables import Table
-from tima.report.words import listing, percent
+from tima.report.words import difference_text, listing, percent
 from tima.study.document import Section
 from tima.study.equal import ORIGINAL, Gap, families, gaps
 from tima.study.lines import View
@@ -77,9 +77,5 @@ def _cell(found: Gap) -> str:
     if math.isinf(found.value):
         return "never so clean"
     star = " *" if found.low > 0 or found.high < 0 else ""
-    value, low, high = (_points(x) for x in (found.value, found.low, found.high))
+    value, low, high = (difference_text(x) for x in (found.value, found.low, found.high))
     return f"{value} ({low} to {high}){star}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−").replace("inf", "∞")  # noqa: RUF001 (a minus sign)

@@ -136,14 +136,9 @@ class Study(_Part):
 
 
 def parent(row: str, rows: Mapping[str, Any]) -> str:
-    """The row that this one varies: whose search it takes over, with the same method; else itself."""
-
-    def of(name: str, key: str) -> str:
-        values = rows[name]
-        return str(values.get(key, "own") if isinstance(values, Mapping) else getattr(values, key))
-
-    source = of(row, "search")
-    return source if source in rows and of(source, "method") == of(row, "method") else row
+    """The row that this one varies: whose search it takes over, with the same method; else itself. `rows`: as kept."""
+    source = str(rows[row].get("search", "own"))
+    return source if source in rows and rows[source]["method"] == rows[row]["method"] else row
 
 
 def studies_folder() -> Path:

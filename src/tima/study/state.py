@@ -192,7 +192,8 @@ def headline_rows(study: Study, state: State) -> list[str]:
     best: tuple[float, str] | None = None
     asked = study.headline.best_of_rest
     rule = asked if isinstance(asked, str) else study.search.rule if study.search is not None else "mean"
-    for name in (n for n in study.rows if n not in rows and parent(n, study.rows) == n):
+    kept = study.content()["rows"]
+    for name in (n for n in study.rows if n not in rows and parent(n, kept) == n):
         first = ready_finals(study, name, state, first_seeds(study, name)[:1])
         if first is None or any(state.summary(t.key) is None and state.failure(t.key, "train") is None for t in first):
             return rows
