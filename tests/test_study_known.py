@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from tima.cli import app
 from tima.errors import ResultError
-from tima.study import Study, adopt, collect, load_study, read_store, run_study, write_store
+from tima.study import Study, adopt, collect, count_known, load_study, read_store, run_study, write_store
+from tima.study.known import Known
+from tima.study.records import KeptResult
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def toy(world: Path, **changes: Any) -> Study:
 
 
 def test_nothing_is_done_twice(world: Path, kept: Path, tmp_path: Path) -> None:
-    adopt(tmp_path, kept, "toy")
+    adopt(tmp_path, kept)
     outcome = run_study(toy(world), tmp_path, workers=0, progress=False)
     assert outcome.finished == [] and outcome.failed == {} and not (tmp_path / "runs").exists()
     found, before = collect(toy(world), tmp_path).model_dump(), read_store(kept).model_dump()
@@ -39,7 +41,7 @@ def test_nothing_is_done_twice(world: Path, kept: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_new_seed_is_run(world: Path, kept: Path, tmp_path: Path) -> None:
-    adopt(tmp_path, kept, "toy")
+    adopt(tmp_path, kept)
     wider = toy(world, seeds=[0, 1])
     finished = run_study(wider, tmp_path, workers=0, progress=False).finished
     assert len(finished) == 4 and all("seed 1" in title for title in finished)
@@ -55,7 +57,7 @@ def test_another_protocol_needs_the_weights(world: Path, kept: Path, tmp_path: P
     values = study_values(world)["evaluate"]
     asked = [*values, {**values[0], "protocol": "demo", "changes": {"eps": ["2/255"], "samples": 12, "health_probe": 0}}]
     more = toy(world, evaluate=asked)
-    adopt(tmp_path / "same", kept, "toy")
+    adopt(tmp_path / "same", kept)
     finished = run_study(more, tmp_path / "same", workers=0, progress=False).finished
     assert len(finished) == 2 + 2 and sum("train" in title for title in finished) == 2
     results = [result for run in collect(more, tmp_path / "same").runs for result in run.results]
@@ -63,18 +65,49 @@ def test_another_protocol_needs_the_weights(world: Path, kept: Path, tmp_path: P
     assert len(results) == 2 * 6 and len([r for r in results if r.sha256 in known]) == 6
 
     monkeypatch.setattr("tima.study.state.trained_weights", lambda run: "others")
-    adopt(tmp_path / "other", kept, "toy")
+    adopt(tmp_path / "other", kept)
     assert len(run_study(more, tmp_path / "other", workers=0, progress=False).finished) == 2 + 4
     results = [result for run in collect(more, tmp_path / "other").runs for result in run.results]
     assert len(results) == 2 * 6 and not [r for r in results if r.sha256 in known]
 
 
-def test_a_file_of_another_study_is_refused(world: Path, kept: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match="is of the study 'toy', not of 'other'"):
-        adopt(tmp_path, kept, "other")
+def test_a_run_belongs_to_its_settings_and_not_to_its_study(world: Path, kept: Path, tmp_path: Path) -> None:
+    """What another study finished is taken by the same settings, under this study's name for the row."""
+    row = next(run for run in read_store(kept).runs if run.recipe["method"] == "tecoa")
+    rows = {"same": {"method": "tecoa", "settings": {"lr": row.recipe["lr"]}}}
+    other = toy(world, name="other", rows=rows, reference="same", search=None, claims=[])
+    assert adopt(tmp_path, kept) == [kept] and count_known(other, tmp_path) == (1, 1)
+    assert run_study(other, tmp_path, workers=0, progress=False).finished == []
+    (found,) = collect(other, tmp_path).runs
+    assert found.row == "same" and found.results == row.results
+
+
+def test_several_files_make_one(kept: Path, tmp_path: Path) -> None:
+    """Results of the same run come together unless its weights differ; then the first file's stand."""
+    whole = read_store(kept)
+    run = whole.runs[0]
+    first, others = run.results[:1], run.results[1:]
+    strange = [result.model_copy(update={"checkpoint_sha256": "other"}) for result in others]
+
+    def merged(*parts: list[KeptResult]) -> list[KeptResult]:
+        files = [whole.model_copy(update={"runs": [run.model_copy(update={"results": part})]}) for part in parts]
+        return Known(files).runs[run.key].results
+
+    assert len(others) == 2 and merged(first, others) == run.results and merged([], run.results) == run.results
+    assert merged(run.results, run.results) == run.results
+    assert merged(first, strange) == first
+
+
+def test_what_cannot_be_known_is_said(kept: Path, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="cannot be read"):
-        adopt(tmp_path, tmp_path / "nothing.json", "toy")
-    assert not (tmp_path / "known.json").exists()
+        adopt(tmp_path / "study", tmp_path / "nothing.json")
+    with pytest.raises(ResultError, match="holds no kept file"):
+        adopt(tmp_path / "study", tmp_path)
+    (tmp_path / "a.json").write_bytes(kept.read_bytes())
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(ResultError, match="no stored study"):
+        adopt(tmp_path / "study", tmp_path)
+    assert not (tmp_path / "study").exists()
 
 
 def test_on_the_command_line(world: Path, kept: Path, tmp_path: Path) -> None:
@@ -82,4 +115,5 @@ def test_on_the_command_line(world: Path, kept: Path, tmp_path: Path) -> None:
     words = ["study", str(world / "toy.yaml"), "--known", str(kept.parent), "--out", str(tmp_path), "--quiet", "--workers", "0"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
+    assert "6 of 6 trials and runs are known" in " ".join(done.output.split())
     assert read_store(tmp_path / "toy.json") == read_store(kept) and (tmp_path / "results.md").is_file()

@@ -39,8 +39,8 @@ def study(
     known: Annotated[
         Path | None,
         typer.Option(
-            help="Kept file of this study, NAME.json, or a folder of such: what it holds was finished elsewhere and is not "
-            "done again. Once is enough; the study's folder remembers it."
+            help="Kept file, NAME.json, of this study or of another that has some of its runs, or a folder of such: what it "
+            "holds was finished elsewhere and is not done again. Once is enough; the study's folder remembers it."
         ),
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Only make the pages, from stored results.")] = False,
@@ -53,8 +53,8 @@ def study(
     list_: Annotated[bool, typer.Option("--list", help="List the studies that come with the package.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    from tima.study import adopt, collect, known_studies, load_study, run_study, write_report, write_store
-    from tima.study.known import FILE
+    from tima.study import adopt, collect, count_known, known_studies, load_study, run_study, write_report, write_store
+    from tima.study.known import FOLDER
 
     if list_:
         for name in known_studies():
@@ -69,7 +69,10 @@ def study(
         folder = out / chosen.name
         path = (store or out) / f"{chosen.name}.json"
         if known is not None:
-            adopt(folder, known / f"{chosen.name}.json" if known.is_dir() else known, chosen.name)
+            files = adopt(folder, known)
+            taken, total = count_known(chosen, folder)
+            listed = ", ".join(map(str, files))
+            stderr().print(f"{chosen.name}: {taken} of {total} trials and runs are known from {listed}", highlight=False)
         if plan:
             from tima.study.plan import show_plan
 
@@ -80,7 +83,7 @@ def study(
             for title, why in outcome.failed.items():
                 stderr().print(f"[bold yellow]failed[/] {title}: {why}", highlight=False)
             failed += len(outcome.failed)
-        if (folder / "runs").is_dir() or (folder / FILE).is_file():
+        if (folder / "runs").is_dir() or (folder / FOLDER).is_dir():
             write_store(path, collect(chosen, folder))
         kept.append(path)
     if plan:

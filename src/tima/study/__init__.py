@@ -6,6 +6,7 @@ run_study(study, "runs/study/nano-quick", workers=2)
 write_report(["docs/study/nano-quick.json"], "docs/results.md")
 """
 
+from tima.study.jobs import count_known
 from tima.study.known import adopt
 from tima.study.records import Store, read_store, write_store
 from tima.study.report import write_report
@@ -19,6 +20,7 @@ __all__ = [
     "Study",
     "adopt",
     "collect",
+    "count_known",
     "known_studies",
     "load_study",
     "read_store",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tima.protocols import Protocol
@@ -107,6 +108,15 @@ def _all(study: Study, state: State) -> Iterator[Progress]:
         for evaluation, protocol in judged:
             if wanted(study, evaluation, training, headline):
                 yield _evaluation(training, evaluation, protocol, state)
+
+
+def count_known(study: Study, folder: str | Path) -> tuple[int, int]:
+    """How many of the trials and runs that can be listed by now were finished elsewhere, and how many there are."""
+    state = State(Path(folder))
+    listed = [t.key for name in study.rows for t in trials(study, name)] + [t.key for t in trainings(study, state)]
+    keys = set(listed)
+    known = set() if state.known is None else {*state.known.trials, *state.known.runs}
+    return len(keys & known), len(keys)
 
 
 def _training(kind: str, training: Training, state: State, again: Collection[str]) -> Progress:

@@ -1,10 +1,13 @@
-"""What a study finished elsewhere: its kept file, put into the folder of the study, counts as if it had been done here.
+"""What was finished elsewhere: kept files, put into the folder of a study, count as if it had been done here.
 
 A kept file (`records.py`) has every search's scores and every run's outcomes, and no weights. So trials are never repeated, and
-a run is trained again only where something is to be judged that the file lacks. Outcomes of weights that a new training did not
+a run is trained again only where something is to be judged that the files lack. Outcomes of weights that a new training did not
 bring back bit for bit (another processor may round otherwise) are not taken for those of the new ones: they are judged again.
+
+A run belongs to its settings and not to a study, so a kept file of one study serves another that has some of its runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,25 +18,34 @@ from tima._reading import read_json_object
 from tima.errors import ResultError
 from tima.study.records import KeptResult, KeptRun, Store, read_store, write_store
 
-FILE = "known.json"
+FOLDER = "known"
 DONE = ("finished", "collapsed")
 
 
 @dataclass(frozen=True)
 class Known:
-    """A kept file by the keys of its trials and runs."""
+    """Kept files by the keys of their trials and runs; where several have the same, the first."""
 
-    store: Store
+    stores: Sequence[Store]
 
     @cached_property
     def trials(self) -> dict[str, tuple[float | None, str]]:
         """Key -> its score (None: failed or collapsed) and why."""
-        searches = self.store.searches.values()
+        searches = [search for store in reversed(self.stores) for search in store.searches.values()]
         return {key: (score, note) for s in searches for key, score, note in zip(s.keys, s.scores, s.notes, strict=True)}
 
     @cached_property
     def runs(self) -> dict[str, KeptRun]:
-        return {run.key: run for run in self.store.runs if run.state in DONE}
+        """Key -> the run, with the results of all files that have it with the same weights."""
+        found: dict[str, KeptRun] = {}
+        for run in (run for store in self.stores for run in store.runs if run.state in DONE):
+            first = found.setdefault(run.key, run)
+            if first is not run and len(weights_of(first) | weights_of(run)) <= 1:
+                have = {(result.data, result.protocol) for result in first.results}
+                more = [result for result in run.results if (result.data, result.protocol) not in have]
+                changed = {"results": [*first.results, *more], "texts": {**run.texts, **first.texts}}
+                found[run.key] = first.model_copy(update=changed)
+        return found
 
     def summary(self, key: str) -> dict[str, Any] | None:
         return self.runs[key].summary if key in self.runs else None
@@ -44,25 +56,37 @@ class Known:
         return next((r for r in found if r.data == data and r.protocol == protocol), None)
 
 
+def weights_of(run: KeptRun) -> set[str]:
+    """Hashes of the weights that a kept run was judged with."""
+    return {result.checkpoint_sha256 for result in run.results}
+
+
 def read_known(folder: Path) -> Known | None:
     """What `adopt` put there.
 
     Raises:
         ResultError: it cannot be read.
     """
-    return Known(read_store(folder / FILE)) if (folder / FILE).is_file() else None
+    paths = sorted((folder / FOLDER).glob("*.json"))
+    return Known([read_store(path) for path in paths]) if paths else None
 
 
-def adopt(folder: str | Path, path: str | Path, name: str) -> None:
-    """Let the study `name` in `folder` go on from a kept file. What the folder holds itself comes before it.
+def adopt(folder: str | Path, path: str | Path) -> list[Path]:
+    """Let the study in `folder` go on from a kept file, or from all in a folder. What the study's folder holds comes first.
+
+    Returns:
+        The kept files.
 
     Raises:
-        ResultError: the file cannot be read, or is of another study.
+        ResultError: a file cannot be read, or the folder has none.
     """
-    store = read_store(path)
-    if store.study.get("name") != name:
-        raise ResultError(f"{path} is of the study '{store.study.get('name')}', not of '{name}'. Name the file of this one.")
-    write_store(Path(folder) / FILE, store)
+    path = Path(path)
+    paths = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not paths:
+        raise ResultError(f"{path} holds no kept file, NAME.json. tima study writes them to the folder of --store.")
+    for store in [read_store(p) for p in paths]:  # all are read before one is written
+        write_store(Path(folder) / FOLDER / f"{store.study['name']}.json", store)
+    return paths
 
 
 def trained_weights(run: Path) -> str:
