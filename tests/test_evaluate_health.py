@@ -31,9 +31,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("precision", "another"), [("fp32", False), ("bf16", True)])
 def test_behind_a_resize_too_only_another_precision_is_another_model(
-    tiny_clip: HuggingFaceEncoder, seen: list[dict[str, Any]], precision: str, another: bool
+    tiny_clip: HuggingFaceEncoder,
+    seen: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    another: bool,
 ) -> None:
     """Else health compares the judge with itself, and says of fp32 that its precision was measured."""
+    monkeypatch.setattr("tima.evaluation.subject.has_bf16", lambda device: True)
     protocol = protocol_for(pixel_grid="data set", health_probe=3, precision=precision, eps="1/1020")
     evaluate(tiny_clip, agreeing_set(tiny_clip, size=8), protocol, progress=False)
     (call,) = seen

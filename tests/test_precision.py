@@ -12,6 +12,7 @@ from test_train import recipe, world
 from tima import _precision
 from tima._precision import has_bf16, settle
 from tima.config import TrainRecipe, train_recipe
+from tima.distributed import Team
 from tima.errors import RecipeError, TimaError
 from tima.evaluate import evaluate, evaluate_classifier
 from tima.evaluation.subject import NO_BF16
@@ -19,6 +20,7 @@ from tima.models.fast import AttackModel
 from tima.models.hugging_face import HuggingFaceEncoder
 from tima.plan.estimate import PlanRequest, _settled, check
 from tima.train import train
+from tima.train_files import settled
 from tima.train_speed import quicken
 
 __all__ = ["world"]
@@ -91,6 +93,25 @@ def test_a_run_stores_its_precision_and_keeps_it_elsewhere(
         train(asked.model_copy(update={"precision": other}), tmp_path / "run", progress=False)
 
 
+@pytest.mark.parametrize(("others", "agreed"), [(["bf16", "bf16"], "bf16"), (["bf16", "fp32"], "fp32")])
+def test_processes_take_what_all_of_their_devices_compute_in(tmp_path: Path, others: list[str], agreed: str) -> None:
+    """And what the main process read of a run begun, not each its own look at a folder that is being written."""
+
+    class Told(Team):
+        def everyone(self, value: Any) -> list[Any]:
+            said.append(value)
+            return others
+
+        def agree(self, value: Any) -> Any:
+            return begun
+
+    said: list[str] = []
+    for begun, mine in (("auto", settle("auto", "cpu")), ("bf16", "bf16"), ("fp32", "fp32")):
+        found = settled(TrainRecipe(), tmp_path, torch.device("cpu"), Told(1, 2))
+        assert found.precision == agreed and said.pop() == mine
+    assert settled(TrainRecipe(precision="bf16"), tmp_path, torch.device("cpu"), Told(1, 2)).precision == "bf16" and not said
+
+
 def test_bf16_attacks_run_in_fp32_where_bf16_is_imitated(
     tiny_clip: HuggingFaceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +161,8 @@ def test_a_plan_takes_what_training_takes() -> None:
     measured = PlanRequest("ViT-B-32", calibration={"peak_gflops": peaks})
     assert _settled(measured) == "fp32"
     assert _settled(replace(measured, calibration={"peak_gflops": peaks | {"bf16": {"best": 800.0}}})) == "bf16"
+    timed = {"peak_gflops": peaks | {"bf16": {"best": 800.0}}, "jobs": [{"precision": "fp32", "passes": 1}]}
+    assert _settled(replace(measured, calibration=timed)) == "fp32"  # the only one whose steps were timed
     assert _settled(replace(measured, calibration={"kind": "else"})) == "bf16"  # `calibrated` says what is wrong with it
     assert _settled(PlanRequest("ViT-B-32", gpus="8xH100")) == "bf16"
     assert _settled(replace(measured, precision="bf16")) == "bf16"

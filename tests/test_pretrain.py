@@ -18,7 +18,7 @@ from tima.models.visual_prompt import PaddingPrompt
 from tima.pretrain import PretrainRecipe, pretrain
 from tima.pretrain.masked import encode_patches
 from tima.pretrain.recipe import ImageSource, Shape, Stage
-from tima.pretrain.run import _claim, symmetric_contrastive
+from tima.pretrain.run import _claim, _settled, symmetric_contrastive
 from tima.pretrain.sources import gather_pairs, gather_texts
 from tima.pretrain.stage import make_optimizers, run_stage
 from tima.pretrain.student import save
@@ -74,6 +74,26 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     steps = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps if s["stage"] == "image"] == [2, 4, 6]
     assert whole.embed_dim == load_model(recipe.teacher).embed_dim
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_run_keeps_the_precision_it_began_in(
+    recipe: PretrainRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    """Another processor may go on with it; weights of two precisions in one run would be nobody's."""
+    from tima import _precision
+
+    began = "bf16" if fast else "fp32"
+    monkeypatch.setattr(_precision, "has_bf16", lambda device: fast)
+    assert _settled(recipe, tmp_path).precision == began
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(_settled(recipe, tmp_path).model_dump()))
+    (tmp_path / "text.pt").touch()
+    monkeypatch.setattr(_precision, "has_bf16", lambda device: not fast)
+    assert _settled(recipe, tmp_path).precision == began
+    _claim(tmp_path, _settled(recipe, tmp_path))  # the same run
+    other = recipe.model_copy(update={"precision": "fp32" if fast else "bf16"})
+    with pytest.raises(TimaError, match=r"other settings \(precision"):
+        _claim(tmp_path, _settled(other, tmp_path))
 
 
 def test_a_run_that_starts_from_a_model_keeps_its_text_tower(recipe: PretrainRecipe, tmp_path: Path) -> None:

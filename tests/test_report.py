@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tima.errors import ResultError
 from tima.protocols import load_protocol
+from tima.evaluation.subject import NO_BF16
 from tima.report import markdown_table, report, terminal_table
 from tima.report.compare import compare
 from tima.report.gallery import galleries
@@ -58,6 +59,7 @@ def write_stored(
     gallery_GCHW: np.ndarray | None = None,
     gallery_index: list[int] | None = None,
     answers: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    fallbacks: list[str] | None = None,
     **override: Any,
 ) -> Path:
     """A result whose clean and robust accuracies are `shares` (clean first), with its sidecar; returns the JSON's path."""
@@ -77,7 +79,7 @@ def write_stored(
         clean=Clean(n=n, correct=counts[0], accuracy=counts[0] / n, ci95=wilson(counts[0], n)), robust=robust,
         class_names=class_names, templates=["a photo of a {c}."], protocol={**rules.content(), "sha256": rules.sha256},
         checkpoint_sha256="ab" * 32, versions={"tima": "0.1.0", "torch": "2.13.0"}, quarantine=quarantine or [],
-        train_domain=train_domain, wall_time_s=12.5, complete=complete,
+        train_domain=train_domain, wall_time_s=12.5, complete=complete, fallbacks=fallbacks or [],
     )  # fmt: skip
     path = result_path(folder, data, rules)
     path.parent.mkdir(exist_ok=True)
@@ -431,6 +433,18 @@ def test_left_out_pictures_are_listed(runs: list[Path], tmp_path: Path) -> None:
     page = Page(report(runs, tmp_path / "r.html"))
     assert "1 image could not be read" in page.text and "OSError: truncated" in page.text
     assert "ab" * 32 in page.text and "demo@1" in page.text
+
+
+def test_what_was_done_otherwise_than_asked_is_said(runs: list[Path], tmp_path: Path) -> None:
+    """On the page, in Markdown and in the terminal: rows of one table may have been attacked unlike each other."""
+    half = "out of memory in pgd: batch halved to 6"
+    shares = [0.6, 0.2, 0.05, 0.0, 0.0]
+    write_stored(runs[0], "cifar10", shares, fallbacks=[NO_BF16, half, half])
+    write_stored(runs[1], "cifar10", shares, fallbacks=[NO_BF16])
+    said = [f"original and TeCoA: {NO_BF16} (2 results).", f"original: {half} (1 result)."]
+    page = Page(report(runs, tmp_path / "r.html"))
+    assert all(sentence in page.text and f"> **Note:** {sentence}" in markdown_table(runs) for sentence in said)
+    assert all(sentence in str(terminal_table(runs).caption) for sentence in said)
 
 
 def test_names_follow_the_order_given_and_stay_apart(runs: list[Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from tima._files import atomic_folder
-from tima.config import TrainRecipe, validate
+from tima.config import TrainRecipe, train_recipe, validate
 from tima.data import ImageSet, decode, find_data
 from tima.data.decoding import MAX_PIXELS, readable, to_rgb
 from tima.data.in_memory import KINDS, Encoded, as_image_set
@@ -141,7 +141,8 @@ def _run(
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     log = out / "metrics.jsonl"
     metrics = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-    return Robustified(tuned, TrainingRecord(recipe, summary, metrics, out if keep else None))
+    stored = train_recipe(out / "recipe.yaml")  # with `precision: auto` as the run decided it
+    return Robustified(tuned, TrainingRecord(stored, summary, metrics, out if keep else None))
 
 
 def _checked_size(model: Any, processor: Any) -> int:

@@ -49,7 +49,7 @@ def settled(recipe: TrainRecipe, out: Path, device: torch.device, team: Team) ->
         begun = train_recipe(out / "recipe.yaml").precision if (out / "recipe.yaml").is_file() else "auto"
     except RecipeError:  # `refuse_other` says what is wrong with the folder
         begun = "auto"
-    found = team.everyone(settle(begun, device))
+    found = team.everyone(settle(team.agree(begun), device))
     return recipe.model_copy(update={"precision": "bf16" if set(found) == {"bf16"} else "fp32"})
 
 

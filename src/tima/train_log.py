@@ -69,8 +69,8 @@ class TrainLog:
         unseen = f", {len(split.unseen.class_names)} classes held out" if split.unseen is not None else ""
         self.console.print(
             f"[bold]{self.recipe.method}[/] on {split.train.name}: {len(split.train):,} images of "
-            f"{len(split.train.class_names)} classes{unseen}; {count / 1e6:.1f} M weights train on {device}{many}, "
-            f"eps {format_eps(self.recipe.eps)}" + (f"; resumed at step {self.first}" if self.first else "")
+            f"{len(split.train.class_names)} classes{unseen}; {count / 1e6:.1f} M weights train in {self.recipe.precision} on "
+            f"{device}{many}, eps {format_eps(self.recipe.eps)}" + (f"; resumed at step {self.first}" if self.first else "")
         )
         self.bad(tuple(split.train.quarantine))
 

@@ -72,7 +72,10 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sample and of the attack.", rich_help_panel=CHANGES)] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the attack: fp32 or bf16. Judged in fp32 always.", rich_help_panel=CHANGES)
+        str | None,
+        typer.Option(
+            help="Of the attack: fp32, or bf16 where the device computes in it. Judged in fp32 always.", rich_help_panel=CHANGES
+        ),
     ] = None,
     pixel_grid: Annotated[
         str | None, typer.Option(help="Where eps applies: 'model input' or 'data set'.", rich_help_panel=CHANGES)

@@ -72,22 +72,27 @@ def zero_shot_subject(
 
 def plain_subject(logits_fn: LogitsFn, name: str, device: torch.device, precision: str) -> Subject:
     """Any classifier. A module's bf16 is autocast, since nobody knows its layers."""
-    if precision == "bf16" and not has_bf16(device):
-        return Subject(name, logits_fn, logits_fn, device, notes=[NO_BF16])
-    return Subject(name, logits_fn, logits_fn, device, autocast=precision == "bf16")
+    precision, notes = _possible(precision, device)
+    return Subject(name, logits_fn, logits_fn, device, autocast=precision == "bf16", notes=notes)
 
 
 def _attacked(classifier: ZeroShotClassifier, precision: str, compile: bool) -> Any:
-    """What attacks call. `bf16` lets them run so, for speed, and is taken where it has that."""
+    """What attacks call."""
     if precision == "fp32" and not compile:
         return classifier
     from tima.models.fast import attack_model
 
-    if precision == "bf16" and not has_bf16(classifier.text_CD.device):
-        attacked = attack_model(classifier, "fp32", compile)
-        attacked.notes.append(NO_BF16)
-        return attacked
-    return attack_model(classifier, precision, compile)
+    precision, notes = _possible(precision, classifier.text_CD.device)
+    attacked = attack_model(classifier, precision, compile)
+    attacked.notes.extend(notes)
+    return attacked
+
+
+def _possible(precision: str, device: torch.device) -> tuple[str, list[str]]:
+    """A protocol's `bf16` lets attacks run so, for speed, and is taken where it has that."""
+    if precision == "bf16" and not has_bf16(device):
+        return "fp32", [NO_BF16]
+    return precision, []
 
 
 def device_of(logits_fn: LogitsFn) -> torch.device:

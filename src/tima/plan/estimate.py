@@ -96,14 +96,15 @@ def plan(request: PlanRequest) -> dict[str, Any]:
 
 
 def _settled(request: PlanRequest) -> str:
-    """`auto` as training takes it: all GPUs known here compute in bf16; of a machine that was measured, the faster."""
+    """`auto` as training takes it: all GPUs known here compute in bf16; of a measured machine, the faster."""
     if request.precision != "auto":
         return request.precision
     if request.gpus or request.calibration is None:
         return "bf16"
     peaks = request.calibration.get("peak_gflops") or {}
-    best = {precision: peaks[precision]["best"] for precision in ("bf16", "fp32") if precision in peaks}
-    return max(best, key=lambda precision: best[precision], default="bf16")
+    timed = {job.get("precision") for job in request.calibration.get("jobs") or [] if "passes" in job}
+    best = {name: peaks[name]["best"] for name in ("bf16", "fp32") if name in peaks and (not timed or name in timed)}
+    return max(best, key=lambda name: best[name], default="bf16")
 
 
 def step_seconds(request: PlanRequest, device: Device | None, step: StepWork, count: int) -> dict[str, float]:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tima._files import atomic_path
-from tima._precision import has_bf16
 from tima.models import DualEncoder
 from tima.pretrain.sources import Pairs, text_digest
 
@@ -41,7 +40,7 @@ def pictures(folder: Path, pairs: Pairs, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_images(folder: Path, teacher: DualEncoder, pairs: Pairs, size: int | None) -> Tensor:
+def teacher_images(folder: Path, teacher: DualEncoder, pairs: Pairs, size: int | None, bf16: bool) -> Tensor:
     """Unit-norm teacher embeddings `v0_ND` of the un-augmented pictures, float16."""
     size = size or teacher.image_size
 
@@ -50,7 +49,7 @@ def teacher_images(folder: Path, teacher: DualEncoder, pairs: Pairs, size: int |
         for start in range(indices.start, indices.stop, 64):
             batch = [pairs.decode_at(i, size) for i in range(start, min(start + 64, indices.stop))]
             pixels = (torch.stack(batch) / 255 - teacher.mean_C11) / teacher.std_C11
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16("cpu")):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 parts.append(F.normalize(teacher._image_features(pixels).float(), dim=-1).half())
         return torch.cat(parts)
 
@@ -67,7 +66,7 @@ def _by_source(folder: Path, name: str, pairs: Pairs, make: Callable[[range], Te
 
 
 @torch.no_grad()
-def teacher_texts(folder: Path, teacher: DualEncoder, texts: Sequence[str], name: str) -> Tensor:
+def teacher_texts(folder: Path, teacher: DualEncoder, texts: Sequence[str], name: str, bf16: bool) -> Tensor:
     """Unit-norm teacher embeddings `t0_KD`, float16. Sorted by length inside a shard, so that little is padding."""
 
     def make(indices: range) -> Tensor:
@@ -75,7 +74,7 @@ def teacher_texts(folder: Path, teacher: DualEncoder, texts: Sequence[str], name
         out = torch.empty(len(indices), teacher.embed_dim, dtype=torch.float16)
         for start in range(0, len(order), 128):
             rows = order[start : start + 128]
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16("cpu")):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 embedding = teacher.encode_text([texts[i] for i in rows])
             out[torch.tensor(rows) - indices.start] = embedding.half()
         return out

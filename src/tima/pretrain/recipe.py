@@ -93,6 +93,9 @@ class PretrainRecipe(_Strict):
     w_contrastive: float = Field(default=1.0, description="symmetric contrastive loss on image-text pairs")
     w_bank: float = Field(default=2.0, description="KL of teacher and student over the bank of nouns and class names")
     w_feature: float = Field(default=2.0, description="1 - cosine of student and teacher image embeddings")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="as in training: auto is bf16 where the processor computes in it; the run stores which"
+    )
     seed: int = 0
     save_every: int = 200
     val: list[str] = Field(default=[], description="sets scored (zero-shot) while training; never used to choose anything")

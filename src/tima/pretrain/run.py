@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor
 
 from tima._files import write_text
-from tima._precision import has_bf16
+from tima._precision import settle
 from tima.config import load_yaml, validate
 from tima.data import ImageSet, find_data
 from tima.data.augment import augment
@@ -42,6 +42,7 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
         TimaError: the folder holds work of a run with other settings.
     """
     out = Path(out)
+    recipe = _settled(recipe, out)
     _claim(out, recipe)
     write_text(out / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     pairs = gather_pairs(recipe)
@@ -57,6 +58,18 @@ def pretrain(recipe: PretrainRecipe, out: str | Path) -> Path:
         text_stage(recipe, out, student, teacher, texts)
     image_stage(recipe, out, student, teacher, pairs, bank)
     return save(student, out)
+
+
+def _settled(recipe: PretrainRecipe, out: Path) -> PretrainRecipe:
+    """With `precision: auto` decided: as a run in `out` has it, else by this processor."""
+    if recipe.precision != "auto":
+        return recipe
+    stored = out / "recipe.yaml"
+    try:
+        begun = validate(PretrainRecipe, load_yaml(stored), str(stored)).precision if stored.is_file() else "auto"
+    except RecipeError:  # `_claim` says what is wrong with the folder
+        begun = "auto"
+    return recipe.model_copy(update={"precision": settle(begun, "cpu")})
 
 
 def _claim(out: Path, recipe: PretrainRecipe) -> None:
@@ -91,7 +104,11 @@ def _settings(recipe: PretrainRecipe) -> dict[str, Any]:
 def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, teacher: DualEncoder, texts: list[str]) -> None:
     """Distil the text tower, loss (1)."""
     done = stage_step(out, "text") >= recipe.text.steps
-    t0_KD = torch.empty(0) if done else cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts")
+    t0_KD = (
+        torch.empty(0)
+        if done
+        else cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts", recipe.precision == "bf16")
+    )
     teacher_scale = float(teacher.logit_scale.detach())
     by_length = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
     window = min(8 * recipe.text.batch_size, len(texts))
@@ -100,7 +117,7 @@ def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, t
         # texts of about one length share a batch: otherwise four fifths of the tokens would be padding
         start = int(torch.randint(len(texts) - window + 1, (1,), generator=g))
         rows = by_length[start + torch.randperm(window, generator=g)[: recipe.text.batch_size]]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16("cpu")):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
             t_BD = student.encode_text([texts[i] for i in rows.tolist()]).float()
         t0_BD = t0_KD[rows].float()
         cosine = (t_BD * t0_BD).sum(-1).mean()
@@ -116,15 +133,16 @@ def image_stage(
     recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, teacher: DualEncoder, pairs: Pairs, bank: list[str]
 ) -> None:
     """Teach the image tower, loss (2), against the locked text tower."""
+    bf16 = recipe.precision == "bf16"
     prompts = [recipe.templates[0].replace("{c}", noun) for noun in bank]
-    bank_KD = cache.teacher_texts(out / "cache", teacher, prompts, "teacher-bank").float()
+    bank_KD = cache.teacher_texts(out / "cache", teacher, prompts, "teacher-bank", bf16).float()
     image_N = cache.pictures(out / "cache", pairs, student.image_size)
-    v0_ND = cache.teacher_images(out / "cache", teacher, pairs, recipe.teacher_image_size)
+    v0_ND = cache.teacher_images(out / "cache", teacher, pairs, recipe.teacher_image_size, bf16)
     teacher_scale = float(teacher.logit_scale.detach())
     said = encode_texts(student, pairs, recipe.templates, read_broader(recipe.broader))
     whole_from = round((1 - recipe.whole_share) * recipe.image.steps)
     batch_size = min(recipe.image.batch_size, len(pairs))
-    dtype = torch.bfloat16 if has_bf16("cpu") else torch.float32
+    dtype = torch.bfloat16 if bf16 else torch.float32
 
     def loss_fn(step: int, g: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.multinomial(pairs.weight_N, batch_size, generator=g)

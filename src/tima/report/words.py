@@ -186,6 +186,7 @@ def warnings_of(comparisons: list[Comparison], runs: list[Run]) -> list[str]:
                 names = [r.name for r, row, mark in pairs if (mark or _row_state(row)) == note]
                 if names:
                     found.append(f"{prefix}: {note} for {listing(names)}.")
+    found += _fallbacks(runs)
     for run in runs:
         found += [f"{run.name}: {m.data} could not be evaluated under {m.protocol}: {m.why}" for m in read_missing(run.folder)]
         count = sum(len(stored.record.quarantine) for stored in run.results)
@@ -193,6 +194,19 @@ def warnings_of(comparisons: list[Comparison], runs: list[Run]) -> list[str]:
             images = "1 image could not be read and was" if count == 1 else f"{count} images could not be read and were"
             found.append(f"{run.name}: {images} left out; see the provenance.")
     return found
+
+
+def _fallbacks(runs: list[Run]) -> list[str]:
+    """What had to be done otherwise than asked, each once, with whose results it concerns."""
+    concerned: dict[str, dict[str, int]] = {}
+    for run in runs:
+        for text in (text for stored in run.results for text in dict.fromkeys(stored.record.fallbacks)):
+            names = concerned.setdefault(text, {})
+            names[run.name] = names.get(run.name, 0) + 1
+    return [
+        f"{listing(list(names))}: {text} ({sum(names.values())} result{'s' if sum(names.values()) > 1 else ''})."
+        for text, names in concerned.items()
+    ]
 
 
 def _row_state(row: list[Cell]) -> str:
