@@ -97,16 +97,18 @@ def test_a_run_stores_its_precision_and_keeps_it_elsewhere(
 def test_processes_take_what_all_of_their_devices_compute_in(tmp_path: Path, others: list[str], agreed: str) -> None:
     """And what the main process read of a run begun, not each its own look at a folder that is being written."""
 
+    read, said = ["auto"], []
+
     class Told(Team):
         def everyone(self, value: Any) -> list[Any]:
             said.append(value)
             return others
 
         def agree(self, value: Any) -> Any:
-            return begun
+            return read[0]
 
-    said: list[str] = []
     for begun, mine in (("auto", settle("auto", "cpu")), ("bf16", "bf16"), ("fp32", "fp32")):
+        read[0] = begun
         found = settled(TrainRecipe(), tmp_path, torch.device("cpu"), Told(1, 2))
         assert found.precision == agreed and said.pop() == mine
     assert settled(TrainRecipe(precision="bf16"), tmp_path, torch.device("cpu"), Told(1, 2)).precision == "bf16" and not said

@@ -15,8 +15,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from tima.errors import ResultError
-from tima.protocols import load_protocol
 from tima.evaluation.subject import NO_BF16
+from tima.protocols import load_protocol
 from tima.report import markdown_table, report, terminal_table
 from tima.report.compare import compare
 from tima.report.gallery import galleries

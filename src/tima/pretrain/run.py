@@ -103,7 +103,7 @@ def _settings(recipe: PretrainRecipe) -> dict[str, Any]:
 
 def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, teacher: DualEncoder, texts: list[str]) -> None:
     """Distil the text tower, loss (1)."""
-    done = stage_step(out, "text") >= recipe.text.steps
+    done, bf16 = stage_step(out, "text") >= recipe.text.steps, recipe.precision == "bf16"
     t0_KD = (
         torch.empty(0)
         if done
@@ -117,7 +117,7 @@ def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, t
         # texts of about one length share a batch: otherwise four fifths of the tokens would be padding
         start = int(torch.randint(len(texts) - window + 1, (1,), generator=g))
         rows = by_length[start + torch.randperm(window, generator=g)[: recipe.text.batch_size]]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             t_BD = student.encode_text([texts[i] for i in rows.tolist()]).float()
         t0_BD = t0_KD[rows].float()
         cosine = (t_BD * t0_BD).sum(-1).mean()

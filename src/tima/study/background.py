@@ -1,4 +1,4 @@
-"""What stands behind the comparison: how it was made, searches, costs, margins, trouble, and where numbers come from."""
+"""What stands behind the comparison: how it was made, costs, margins, trouble, and where numbers come from."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -64,31 +64,10 @@ def validation_section(store: Store) -> Section:
         parts = [run.summary["val"].get(name, {}) for name in ("seen", "unseen")]
         numbers = [percent(part[key]) if part else "" for part in parts for key in ("clean_accuracy", "robust_accuracy")]
         score = percent(float(run.summary.get("best_score", 0)))
-        rows.append([_title(store, run.row), run.eps, str(run.seed), *numbers, score, str(run.summary.get("best_step", ""))])
+        rows.append([title_of(store, run.row), run.eps, str(run.seed), *numbers, score, str(run.summary.get("best_step", ""))])
     columns = ["method", "eps", "seed", "seen clean", "seen robust", "unseen clean", "unseen robust", "score", "step"]
     note = "In percent, of the kept checkpoint: held-out images (seen) and held-out classes (unseen) of the training set."
     return Section("Validation", tables=[Table("Validation", columns, rows, note)])
-
-
-def search_section(store: Store) -> Section | None:
-    """Winners, and every trial folded away."""
-    if not store.searches:
-        return None
-    winners, every = [], []
-    for name, search in store.searches.items():
-        won = search.winner
-        best = "" if won is None else f"{100 * (search.scores[won] or 0):.1f}"
-        chosen = "none: every trial failed" if won is None else settings_text(search.points[won])
-        winners.append([_title(store, name), str(len(search.points)), chosen, best])
-        for point, score, note, key in zip(search.points, search.scores, search.notes, search.keys, strict=True):
-            shown = note if score is None else f"{100 * score:.1f}"
-            every.append([_title(store, name), settings_text(point), shown, key])
-    note = "Score: in percent, on validation alone. It is no result and not comparable with the tables above."
-    return Section(
-        "What the searches chose",
-        tables=[Table("Winners", ["method", "trials", "chosen", "score"], winners, note)],
-        folded=[Table("Every trial", ["method", "settings", "score", "run"], every)],
-    )
 
 
 def cost_section(store: Store) -> Section:
@@ -179,7 +158,7 @@ def trouble_section(store: Store) -> Section | None:
     """Everything that failed, collapsed, is open, or whose attack is not to be believed. None when there is nothing."""
     rows = []
     for run in store.runs:
-        name = f"{_title(store, run.row)}, eps {run.eps}, seed {run.seed}"
+        name = f"{title_of(store, run.row)}, eps {run.eps}, seed {run.seed}"
         if run.state == "collapsed":
             rows.append(
                 [name, "training", "collapsed: it gives one answer to everything on a validation set; judged all the same"]
@@ -193,7 +172,7 @@ def trouble_section(store: Store) -> Section | None:
             ]
     for name, search in store.searches.items():
         for point, note in zip(search.points, search.notes, strict=True):
-            rows += [[f"{_title(store, name)}, trial {settings_text(point)}", "training", note]] if note else []
+            rows += [[f"{title_of(store, name)}, trial {settings_text(point)}", "training", note]] if note else []
     return Section("What went wrong", tables=[Table("Trouble", ["run", "what", "why"], rows)]) if rows else None
 
 
@@ -201,7 +180,7 @@ def provenance_section(store: Store) -> Section:
     """Every number's file and hashes."""
     runs, results = [], []
     for run in store.runs:
-        title = _title(store, run.row)
+        title = title_of(store, run.row)
         runs.append([title, run.eps, str(run.seed), run.state, _validation(run), run.key, run.recipe_sha256[:HASH]])
         for r in run.results:
             label = f"{store.protocols[r.protocol]['name']}@{store.protocols[r.protocol]['version']}"
@@ -229,7 +208,7 @@ def _validation(run: KeptRun) -> str:
     return " ".join(parts)
 
 
-def _title(store: Store, row: str) -> str:
+def title_of(store: Store, row: str) -> str:
     return str(store.study["rows"][row].get("title") or row)
 
 

@@ -11,7 +11,6 @@ from tima.study.background import (
     cost_section,
     margin_section,
     provenance_section,
-    search_section,
     setup_section,
     trouble_section,
     validation_section,
@@ -22,6 +21,7 @@ from tima.study.fronts import standalone
 from tima.study.lines import views_of
 from tima.study.records import Store, read_store
 from tima.study.render import html, markdown
+from tima.study.searches import search_section
 from tima.study.verdicts import verdict_section
 
 TITLE = "Results"
