@@ -1,6 +1,7 @@
 """The study end to end on a toy: planning, fairness, choice of settings, failures as rows, the kept file, the page."""
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -183,6 +184,12 @@ def test_the_winner_is_chosen_by_the_stated_rule(tmp_path: Path) -> None:
     assert choice.notes == ["", "", "", "collapsed", "Step 3: loss = nan."]
     robust = study.model_copy(update={"search": study.search.model_copy(update={"rule": "robust"})})  # type: ignore[union-attr]
     assert choose(robust, "tecoa", state).settings == {"lr": 0.1}  # type: ignore[union-attr]
+    balance = study.model_copy(update={"search": study.search.model_copy(update={"rule": "balance"})})  # type: ignore[union-attr]
+    found = choose(balance, "tecoa", state)
+    assert found is not None and found.settings == {"lr": 0.1}
+    assert found.scores[:3] == [pytest.approx(math.sqrt(c * r)) for c, r in ((0.4, 0.2), (0.6, 0.1), (0.65, 0.05))]
+    fake_trial(state, keys[0], (0.9, 0.0), (0.9, 0.0))  # what withstands nothing, however good it is else
+    assert choose(balance, "tecoa", State(tmp_path)).scores[0] == 0  # type: ignore[union-attr]
 
 
 def test_the_best_of_the_rest_joins_the_headline_by_validation(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 from tima.cli import app
 from tima.errors import ResultError
 from tima.study import Study, adopt, collect, count_known, load_study, read_store, run_study, write_store
+from tima.study.jobs import survey
 from tima.study.known import Known
 from tima.study.records import KeptResult
+from tima.study.state import State, choose, score
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,27 @@ def test_a_run_belongs_to_its_settings_and_not_to_its_study(world: Path, kept: P
     assert run_study(other, tmp_path, workers=0, progress=False).finished == []
     (found,) = collect(other, tmp_path).runs
     assert found.row == "same" and found.results == row.results
+
+
+def test_a_score_by_one_rule_is_none_by_another(world: Path, kept: Path, tmp_path: Path) -> None:
+    """Unless the file says what the score is made of: then the trial need not be repeated."""
+    asked = toy(world, search={**study_values(world)["search"], "rule": "balance"})
+    adopt(tmp_path / "new", kept)
+    state, before = State(tmp_path / "new"), read_store(kept)
+    choice = choose(asked, "tecoa", state)
+    assert choice is not None and choice.keys == before.searches["tecoa"].keys
+    first = before.searches["tecoa"]
+    assert all(first.val) and choice.notes == first.notes
+    expected = [None if note else score({"val": val}, "balance") for val, note in zip(first.val, first.notes, strict=True)]
+    assert choice.scores == expected and any(value is not None for value in expected)
+    assert choice.scores != before.searches["tecoa"].scores
+    plain = {name: search.model_copy(update={"val": []}) for name, search in before.searches.items()}  # as kept before
+    write_store(tmp_path / "old.json", before.model_copy(update={"searches": plain}))
+    adopt(tmp_path / "old", tmp_path / "old.json")
+    old = State(tmp_path / "old")
+    assert choose(asked, "tecoa", old) is None and choose(toy(world), "tecoa", old) is not None
+    assert {p.state for p in survey(asked, old) if p.job.kind == "search"} == {"todo"}
+    assert {p.state for p in survey(toy(world), old) if p.job.kind == "search"} == {"done"}
 
 
 def test_several_files_make_one(kept: Path, tmp_path: Path) -> None:

@@ -13,6 +13,11 @@ from tima.study.jobs import settings_text
 from tima.study.lines import View, lines_of
 from tima.study.records import KeptRun, Store
 
+RULES = {
+    "mean": "mean of clean and robust accuracy",
+    "robust": "mean of robust accuracy",
+    "balance": "geometric mean of clean and robust accuracy",
+}
 HASH = 12  # digits shown; the kept file has all
 PASSES = ("forwards_per_step", "backwards_per_step")
 
@@ -25,11 +30,11 @@ def setup_section(store: Store) -> Section:
     search = store.study.get("search")
     if search is not None and store.searches:
         count = len(next(iter(store.searches.values())).points)
-        rule = "robust accuracy" if search.get("rule") == "robust" else "clean and robust accuracy"
+        rule = RULES[search.get("rule", "mean")]
         text.append(
             f"Hyper-parameters: {count} trials for each searched row"
             + (f" with {settings_text(search['settings'])}" if search.get("settings") else "")
-            + f"; the winner has the highest mean of {rule} on held-out images and held-out classes of the training set. No "
+            + f"; the winner has the highest {rule} on held-out images and held-out classes of the training set. No "
             "evaluation set was opened for it."
         )
     machines = [run.cost["machine"] for run in store.runs if run.cost.get("machine")]

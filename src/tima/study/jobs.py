@@ -99,11 +99,11 @@ def _all(study: Study, state: State) -> Iterator[Progress]:
     again = {run.key for run in elsewhere if lacking(run)}
     for name in study.rows:
         for training in trials(study, name):
-            yield _training(TRIAL, training, state, again)
+            yield _training(study, TRIAL, training, state, again)
     # first runs of all rows before more seeds: a study that is stopped early holds a whole comparison
     runs.sort(key=lambda t: t.recipe.seed not in first_seeds(study, t.row)[:1])
     for training in runs:
-        yield _training(TRAIN, training, state, again)
+        yield _training(study, TRAIN, training, state, again)
         # at once: what outlives the machine is the judgement, not the weights
         for evaluation, protocol in judged:
             if wanted(study, evaluation, training, headline):
@@ -115,14 +115,21 @@ def count_known(study: Study, folder: str | Path) -> tuple[int, int]:
     state = State(Path(folder))
     listed = [t.key for name in study.rows for t in trials(study, name)] + [t.key for t in trainings(study, state)]
     keys = set(listed)
-    known = set() if state.known is None else {*state.known.trials, *state.known.runs}
-    return len(keys & known), len(keys)
+    return sum(_known(study, key, state) for key in keys), len(keys)
 
 
-def _training(kind: str, training: Training, state: State, again: Collection[str]) -> Progress:
+def _known(study: Study, key: str, state: State) -> bool:
+    """Was this trial, or this run, finished elsewhere?"""
+    if state.known is None:
+        return False
+    rule = study.search.rule if study.search is not None else ""
+    return state.known.summary(key) is not None or state.known.trial(key, rule) is not None
+
+
+def _training(study: Study, kind: str, training: Training, state: State, again: Collection[str]) -> Progress:
     """`again`: keys of runs whose weights are needed here."""
     job = Job(kind, training)
-    known = state.known is not None and (training.key in state.known.trials or state.known.summary(training.key) is not None)
+    known = _known(study, training.key, state)
     if state.summary_here(training.key) is not None or (known and training.key not in again):
         return Progress(job, "done")
     return Progress(job, "failed" if state.failure(training.key, "train") is not None else "todo")

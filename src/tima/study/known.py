@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tima._files import write_json
 from tima._reading import read_json_object
@@ -22,6 +22,16 @@ FOLDER = "known"
 DONE = ("finished", "collapsed")
 
 
+class KnownTrial(NamedTuple):
+    """One trial of a search. `score`: by `rule`, None if it failed or collapsed, of which `note` says why; `val`: what the
+    score is made of, where the file has it."""
+
+    score: float | None
+    note: str
+    val: dict[str, Any] | None
+    rule: str
+
+
 @dataclass(frozen=True)
 class Known:
     """Kept files by the keys of their trials and runs; where several have the same, the first."""
@@ -29,10 +39,21 @@ class Known:
     stores: Sequence[Store]
 
     @cached_property
-    def trials(self) -> dict[str, tuple[float | None, str]]:
-        """Key -> its score (None: failed or collapsed) and why."""
-        searches = [search for store in reversed(self.stores) for search in store.searches.values()]
-        return {key: (score, note) for s in searches for key, score, note in zip(s.keys, s.scores, s.notes, strict=True)}
+    def trials(self) -> dict[str, KnownTrial]:
+        """By key."""
+        found = {}
+        for store in reversed(self.stores):
+            rule = str((store.study.get("search") or {}).get("rule", "mean"))
+            for s in store.searches.values():
+                vals = s.val or [None] * len(s.keys)
+                for key, value, note, val in zip(s.keys, s.scores, s.notes, vals, strict=True):
+                    found[key] = KnownTrial(value, note, val, rule)
+        return found
+
+    def trial(self, key: str, rule: str) -> KnownTrial | None:
+        """A trial, if the file says how it does by this rule."""
+        found = self.trials.get(key)
+        return found if found is not None and (found.note or found.val or found.rule == rule) else None
 
     @cached_property
     def runs(self) -> dict[str, KeptRun]:

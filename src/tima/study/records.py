@@ -98,12 +98,17 @@ class KeptRun(_Record):
 
 
 class KeptSearch(_Record):
-    """A search: its points, their scores on validation (null: failed or collapsed, see the note), the number of the winner."""
+    """A search: its points, their scores on validation (null: failed or collapsed, see the note), the number of the winner.
+
+    `val`: what the scores are made of, by validation set, null where a trial failed; by another rule it gives other scores.
+    Empty in files that were kept before it was.
+    """
 
     points: list[dict[str, Any]]
     keys: list[str]
     scores: list[float | None]
     notes: list[str]
+    val: list[dict[str, Any] | None] = []
     winner: int | None
 
 

@@ -25,6 +25,8 @@ from tima.config import Eps, apply_overrides, validate
 from tima.errors import RecipeError
 from tima.study.claims import Claim
 
+Rule = Literal["mean", "robust", "balance"]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,10 +40,11 @@ class Search(_Part):
     )
     settings: dict[str, Any] = Field(default={}, description="recipe fields that differ in trials, such as fewer steps")
     seed: int = Field(default=0, description="of the trials")
-    rule: Literal["mean", "robust"] = Field(
+    rule: Rule = Field(
         default="mean",
         description="what the winner has most of. mean: mean of clean and robust accuracy over both validation sets; robust: "
-        "mean robust accuracy over both. A tie goes to the trial that comes first in the grid",
+        "mean robust accuracy over both; balance: geometric mean of the mean clean and the mean robust accuracy, in which what "
+        "withstands nothing has 0. A tie goes to the trial that comes first in the grid",
     )
 
 
@@ -67,9 +70,9 @@ class Headline(_Part):
 
     rows: list[str] = Field(default=[], description="names of rows")
     seeds: list[int] = Field(default=[], description="instead of the study's")
-    best_of_rest: bool | Literal["mean", "robust"] = Field(
+    best_of_rest: bool | Rule = Field(
         default=False,
-        description="also the one of the other rows whose first run has the best validation: by `mean` or `robust` as in "
+        description="also the one of the other rows whose first run has the best validation: by a rule as in "
         "search.rule; true takes search.rule itself. `mean` can choose what withstands nothing but is good without attack",
     )
 

@@ -4,6 +4,7 @@ Nothing is kept besides the runs' own files, so that a study which was killed at
 finished on another machine may stand beside them (`known.py`); the folder's own files come before it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,12 +37,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Choice:
-    """A search's outcome. `scores`: by trial, None for one that failed or collapsed; `winner`: its number, None if all did."""
+    """A search's outcome. `scores`: by trial, None for one that failed or collapsed; `val`: what they are made of, where that
+    is known; `winner`: its number, None if all did."""
 
     points: list[Mapping[str, Any]]
     keys: list[str]
     scores: list[float | None]
     notes: list[str]
+    val: list[dict[str, Any] | None]
     winner: int | None
 
     @property
@@ -143,9 +146,16 @@ def collapsed(summary: Mapping[str, Any]) -> bool:
 
 def score(summary: Mapping[str, Any], rule: str) -> float:
     """What a search compares, see `Search.rule`."""
-    parts = [part for part in summary["val"].values() if isinstance(part, dict)]
+    parts = val_parts(summary).values()
+    if rule == "balance":
+        return math.sqrt(sum(p["clean_accuracy"] for p in parts) * sum(p["robust_accuracy"] for p in parts)) / len(parts)
     keys = ["robust_accuracy"] if rule == "robust" else ["clean_accuracy", "robust_accuracy"]
     return float(sum(part[key] for part in parts for key in keys) / (len(parts) * len(keys)))
+
+
+def val_parts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Accuracies of a finished training by validation set; of a search that left one out there is none."""
+    return {name: part for name, part in summary["val"].items() if isinstance(part, dict)}
 
 
 def choose(study: Study, name: str, state: State) -> Choice | None:
@@ -154,24 +164,27 @@ def choose(study: Study, name: str, state: State) -> Choice | None:
     if source not in ("own", "none"):
         return choose(study, source, state)
     tried = trials(study, name)
+    rule = study.search.rule if study.search is not None else "mean"
     scores: list[float | None] = []
     notes: list[str] = []
+    vals: list[dict[str, Any] | None] = []
     for training in tried:
         summary, failed = state.summary(training.key), state.failure(training.key, "train")
-        if summary is None and state.known is not None and training.key in state.known.trials:
-            value, note = state.known.trials[training.key]
-            scores.append(value)
-            notes.append(note)
+        known = state.known.trial(training.key, rule) if summary is None and state.known is not None else None
+        if known is not None:
+            scores.append(known.score if known.note or not known.val else score({"val": known.val}, rule))
+            notes.append(known.note)
+            vals.append(known.val)
             continue
         if summary is None and failed is None:
             return None
         bad = str(failed) if summary is None else COLLAPSED if collapsed(summary) else ""
-        assert study.search is not None
-        scores.append(None if bad or summary is None else score(summary, study.search.rule))
+        scores.append(None if bad or summary is None else score(summary, rule))
         notes.append(bad)
-    known = [i for i, value in enumerate(scores) if value is not None]
-    winner = max(known, key=lambda i: (scores[i], -i), default=None)
-    return Choice([dict(t.trial or {}) for t in tried], [t.key for t in tried], scores, notes, winner)
+        vals.append(None if summary is None else val_parts(summary))
+    good = [i for i, value in enumerate(scores) if value is not None]
+    winner = max(good, key=lambda i: (scores[i], -i), default=None)
+    return Choice([dict(t.trial or {}) for t in tried], [t.key for t in tried], scores, notes, vals, winner)
 
 
 def ready_finals(study: Study, name: str, state: State, seeds: list[int]) -> list[Training] | None:

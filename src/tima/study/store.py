@@ -43,7 +43,12 @@ def collect(study: Study, folder: str | Path) -> Store:
         if choice is not None and choice.points:
             points = [dict(point) for point in choice.points]
             searches[name] = KeptSearch(
-                points=points, keys=choice.keys, scores=choice.scores, notes=choice.notes, winner=choice.winner
+                points=points,
+                keys=choice.keys,
+                scores=choice.scores,
+                notes=choice.notes,
+                val=choice.val if any(choice.val) else [],
+                winner=choice.winner,
             )
     asked: dict[str, list[str]] = {}
     for evaluation, protocol in evaluations:
