@@ -12,7 +12,7 @@ from torch import Tensor
 from tima.attacks._broken import misclassified
 from tima.attacks._pool import Rows
 from tima.attacks.losses import LogitsFn, margin
-from tima.attacks.projections import Ball, L2Ball
+from tima.attacks.projections import Ball, L2Ball, euclidean
 
 
 @dataclass
@@ -95,5 +95,4 @@ def settle(logits_fn: LogitsFn, rows: ClosestRows, targeted: bool) -> Tensor:
 
 def length(offset_ACHW: Tensor, ball: Ball) -> Tensor:
     """How long a perturbation is in the ball's norm, one number an image."""
-    flat_AD = offset_ACHW.flatten(1)
-    return flat_AD.norm(dim=1) if isinstance(ball, L2Ball) else flat_AD.abs().amax(1)
+    return euclidean(offset_ACHW) if isinstance(ball, L2Ball) else offset_ACHW.flatten(1).abs().amax(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tima.attacks._squares import shares, window
-from tima.attacks.projections import Ball, L2Ball
+from tima.attacks.projections import Ball, L2Ball, euclidean
 
 
 def bump(height: int, width: int) -> Tensor:
@@ -97,11 +97,13 @@ def _sign(random: Tensor) -> Tensor:
 
 
 def _length(x_ACHW: Tensor) -> Tensor:
+    """Of each channel, `AC11`."""
     return x_ACHW.flatten(2).norm(dim=2)[:, :, None, None]
 
 
 def _at_full_length(image_ACHW: Tensor, offset_ACHW: Tensor, ball: Ball) -> Tensor:
     """The offset stretched to the ball's radius, cut to [0, 1]."""
     assert isinstance(ball, L2Ball)
-    length_A = offset_ACHW.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return ball.project_(image_ACHW + offset_ACHW * (ball.radius_B / length_A)[:, None, None, None])
+    return ball.project_(
+        image_ACHW + offset_ACHW * (ball.radius_B / euclidean(offset_ACHW).clamp(min=1e-12))[:, None, None, None]
+    )

@@ -71,23 +71,23 @@ class L2Ball:
     def project_(self, x_BCHW: Tensor) -> Tensor:
         """Shrink to the ball, then clamp to [0, 1]: clamping only moves towards the clean image, so it stays inside."""
         offset_BCHW = x_BCHW.sub_(self.image_BCHW)
-        factor_B = (self.radius_B / _length(offset_BCHW)).clamp(max=1)
+        factor_B = (self.radius_B / euclidean(offset_BCHW)).clamp(max=1)
         return offset_BCHW.mul_(factor_B[:, None, None, None]).add_(self.image_BCHW).clamp_(0, 1)
 
     def step_(self, gradient_BCHW: Tensor, x_BCHW: Tensor, size_B: Tensor) -> Tensor:
-        size_B = size_B / _length(gradient_BCHW)
+        size_B = size_B / euclidean(gradient_BCHW)
         return self.project_((gradient_BCHW * size_B[:, None, None, None]).add_(x_BCHW))
 
     def random(self, generator: Generators) -> Tensor:
         """A Gaussian direction at full length: in many dimensions nearly all of the ball's volume lies there."""
         offset_BCHW = noise(self.image_BCHW, generator, "normal")
-        factor_B = self.radius_B / _length(offset_BCHW)
+        factor_B = self.radius_B / euclidean(offset_BCHW)
         return self.project_(offset_BCHW.mul_(factor_B[:, None, None, None]).add_(self.image_BCHW))
 
     def contains(self, x_BCHW: Tensor) -> Tensor:
         """Which points lie inside: bool, one an image."""
         # half of what the radius leaves: a point that was put onto the ball's surface must not count as outside by rounding
-        near_B = _length(x_BCHW - self.image_BCHW) <= self.radius_B * (1 + 5e-6) + 5e-7
+        near_B = euclidean(x_BCHW - self.image_BCHW) <= self.radius_B * (1 + 5e-6) + 5e-7
         return near_B & ((x_BCHW >= 0) & (x_BCHW <= 1)).flatten(1).all(1)
 
     def select(self, index: Tensor) -> "L2Ball":
@@ -116,7 +116,7 @@ def make_ball(norm: str, image_BCHW: Tensor, eps_B: Tensor) -> Ball:
     return LInfBall.around(image_BCHW, eps_B) if norm == "l_inf" else L2Ball.around(image_BCHW, eps_B)
 
 
-def _length(x_BCHW: Tensor) -> Tensor:
+def euclidean(x_BCHW: Tensor) -> Tensor:
     """Euclidean length an image, never 0 so that it can be divided by.
 
     Row by row first: torch sums the squares of 150,528 equal values one after the other in fp32, which is off by 5e-5.
