@@ -13,7 +13,6 @@ import asyncio
 import io
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from _machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "serve" / "load.json"
@@ -132,14 +132,6 @@ def batches(url: str) -> dict[str, float]:
     """Forward passes and pictures in them so far."""
     values = dict(line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics").text.splitlines() if line[0] != "#")
     return {name: float(values.get(f"tima_batch_pictures_{name}", 0)) for name in ("count", "sum")}
-
-
-def processor() -> str:
-    """The processor's name as Linux gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def measure(model: str, room: int, seconds: float) -> dict[str, Any]:
