@@ -163,8 +163,9 @@ def test_a_plan_takes_what_training_takes() -> None:
     measured = PlanRequest("ViT-B-32", calibration={"peak_gflops": peaks})
     assert _settled(measured) == "fp32"
     assert _settled(replace(measured, calibration={"peak_gflops": peaks | {"bf16": {"best": 800.0}}})) == "bf16"
-    timed = {"peak_gflops": peaks | {"bf16": {"best": 800.0}}, "jobs": [{"precision": "fp32", "passes": 1}]}
-    assert _settled(replace(measured, calibration=timed)) == "fp32"  # the only one whose steps were timed
+    jobs = [{"precision": "fp32", "passes": 1}]
+    for known in (peaks | {"bf16": {"best": 800.0}}, {"bf16": peaks["bf16"]}):  # fp32: the only one whose steps were timed
+        assert _settled(replace(measured, calibration={"peak_gflops": known, "jobs": jobs})) == "fp32"
     assert _settled(replace(measured, calibration={"kind": "else"})) == "bf16"  # `calibrated` says what is wrong with it
     assert _settled(PlanRequest("ViT-B-32", gpus="8xH100")) == "bf16"
     assert _settled(replace(measured, precision="bf16")) == "bf16"

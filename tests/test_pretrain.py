@@ -91,6 +91,10 @@ def test_a_run_keeps_the_precision_it_began_in(
     monkeypatch.setattr(_precision, "has_bf16", lambda device: not fast)
     assert _settled(recipe, tmp_path).precision == began
     _claim(tmp_path, _settled(recipe, tmp_path))  # the same run
+    before = {name: value for name, value in _settled(recipe, tmp_path).model_dump().items() if name != "precision"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(before))  # as runs were stored before they had a precision
+    _claim(tmp_path, _settled(recipe, tmp_path))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(before | {"precision": began}))
     other = recipe.model_copy(update={"precision": "fp32" if fast else "bf16"})
     with pytest.raises(TimaError, match=r"other settings \(precision"):
         _claim(tmp_path, _settled(other, tmp_path))

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from tima.cli import app
 from tima.errors import ResultError
-from tima.study import Study, adopt, collect, count_known, load_study, read_store, run_study, write_store
-from tima.study.jobs import survey
+from tima.study import Store, Study, adopt, collect, count_known, load_study, read_store, run_study, write_store
+from tima.study.jobs import survey, trainings
 from tima.study.known import Known
-from tima.study.records import KeptResult
+from tima.study.records import KeptResult, KeptSearch
 from tima.study.state import State, choose, score
 
 
@@ -78,10 +78,15 @@ def test_a_run_belongs_to_its_settings_and_not_to_its_study(world: Path, kept: P
     row = next(run for run in read_store(kept).runs if run.recipe["method"] == "tecoa")
     rows = {"same": {"method": "tecoa", "settings": {"lr": row.recipe["lr"]}}}
     other = toy(world, name="other", rows=rows, reference="same", search=None, claims=[])
-    assert adopt(tmp_path, kept) == [kept] and count_known(other, tmp_path) == (1, 1)
+    assert adopt(tmp_path, kept) == [kept]
+    assert count_known(other, tmp_path) == {
+        "search": (0, 0),
+        "training": (1, 1),
+        "evaluation": (1, 1),
+    }
     assert run_study(other, tmp_path, workers=0, progress=False).finished == []
     (found,) = collect(other, tmp_path).runs
-    assert found.row == "same" and found.results == row.results
+    assert found.row == "same" and found.results == row.results and found.taken_from == "toy"
 
 
 def test_a_score_by_one_rule_is_none_by_another(world: Path, kept: Path, tmp_path: Path) -> None:
@@ -107,20 +112,88 @@ def test_a_score_by_one_rule_is_none_by_another(world: Path, kept: Path, tmp_pat
     assert {p.state for p in survey(toy(world), old) if p.job.kind == "search"} == {"done"}
 
 
-def test_several_files_make_one(kept: Path, tmp_path: Path) -> None:
-    """Results of the same run come together unless its weights differ; then the first file's stand."""
+def test_of_several_files_the_one_with_most_of_a_run_counts(kept: Path) -> None:
+    """A run is never put together from two, whose weights may differ."""
     whole = read_store(kept)
     run = whole.runs[0]
-    first, others = run.results[:1], run.results[1:]
-    strange = [result.model_copy(update={"checkpoint_sha256": "other"}) for result in others]
 
-    def merged(*parts: list[KeptResult]) -> list[KeptResult]:
+    def results(*parts: list[KeptResult]) -> list[KeptResult]:
         files = [whole.model_copy(update={"runs": [run.model_copy(update={"results": part})]}) for part in parts]
-        return Known(files).runs[run.key].results
+        found = Known(files).run(run.key)
+        assert found is not None
+        return found.results
 
-    assert len(others) == 2 and merged(first, others) == run.results and merged([], run.results) == run.results
-    assert merged(run.results, run.results) == run.results
-    assert merged(first, strange) == first
+    assert len(run.results) == 3 and results(run.results[:1], run.results) == run.results
+    assert results(run.results[:2], run.results[2:]) == run.results[:2] and results([], run.results[1:]) == run.results[1:]
+
+
+def test_of_several_files_the_one_that_says_how_a_trial_does_counts(kept: Path) -> None:
+    whole = read_store(kept)
+    (name, search), *_ = whole.searches.items()
+    key = search.keys[0]
+
+    def file(rule: str, score: float | None, note: str, val: dict[str, Any] | None) -> Store:
+        only = KeptSearch(points=[{}], keys=[key], scores=[score], notes=[note], val=[val] if val else [], winner=None)
+        return whole.model_copy(update={"study": {**whole.study, "search": {"rule": rule}}, "searches": {name: only}})
+
+    val = {"seen": {"clean_accuracy": 0.5, "robust_accuracy": 0.5}}
+    killed, other, same = file("mean", None, "signal SIGKILL", None), file("robust", 0.3, "", None), file("mean", 0.4, "", None)
+    rich = file("robust", 0.3, "", val)
+    for files, found in (
+        ([killed, same], 0.4),
+        ([other, same], 0.4),
+        ([same, rich], 0.3),
+        ([killed], None),
+    ):
+        trial = Known(files).trial(key, "mean")
+        assert trial is not None and trial.score == found
+    assert Known([other]).trial(key, "mean") is None and Known([other]).trial("another", "robust") is None
+    assert Known([rich]).trial(key, "mean").val == val  # type: ignore[union-attr]
+
+
+def test_a_trial_that_is_known_is_no_training(world: Path, kept: Path, tmp_path: Path) -> None:
+    """A score says how to set a run up. Where the run itself is wanted, it is trained."""
+    search = read_store(kept).searches["tecoa"]
+    won = search.points[search.winner or 0]
+    rows = {"tecoa": {"method": "tecoa", "settings": {"lr": won["lr"], "steps": 2}}}
+    plain = toy(world, name="plain", rows=rows, reference="tecoa", search=None, claims=[], evaluate=[])
+    adopt(tmp_path, kept)
+    (training,) = trainings(plain, State(tmp_path))
+    assert training.key in search.keys and count_known(plain, tmp_path)["training"] == (0, 1)
+    assert run_study(plain, tmp_path, workers=0, progress=False).finished != []
+    assert collect(plain, tmp_path).runs[0].summary["steps"] == 2
+
+
+def test_a_set_must_have_been_called_the_same(world: Path, kept: Path, tmp_path: Path) -> None:
+    """Results go by the last part of a folder's name, without the split: other pictures can have it, too."""
+    adopt(tmp_path, kept)
+    run = read_store(kept).runs[0]
+    known = State(tmp_path).known
+    assert known is not None and run.results[0].data == "far"
+    protocol = run.results[0].protocol
+    assert known.result(run.key, str(world / "far"), "far", protocol) == run.results[0]
+    assert known.result(run.key, "/elsewhere/far", "far", protocol) is None
+    assert known.result(run.key, f"{world / 'far'}:train", "far", protocol) is None
+
+
+def test_files_of_one_study_stay_beside_each_other(world: Path, kept: Path, tmp_path: Path) -> None:
+    """Of two machines, say. And the one file of earlier versions is still read."""
+    whole = read_store(kept)
+    for number, run in enumerate(whole.runs):
+        write_store(tmp_path / "files" / f"{number}.json", whole.model_copy(update={"runs": [run], "searches": {}}))
+    adopt(tmp_path / "study", tmp_path / "files")
+    for run in whole.runs:
+        assert State(tmp_path / "study").summary(run.key) == run.summary
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "known.json").write_bytes(kept.read_bytes())
+    assert State(tmp_path / "before").summary(whole.runs[0].key) == whole.runs[0].summary
+    assert collect(toy(world), tmp_path / "before").runs == whole.runs
+    words = ["study", str(world / "toy.yaml"), "--report", "--out", str(tmp_path / "out"), "--quiet"]
+    (tmp_path / "before").rename(tmp_path / "toy")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "toy").rename(tmp_path / "out" / "toy")
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert read_store(tmp_path / "out" / "toy.json").runs == whole.runs
 
 
 def test_what_cannot_be_known_is_said(kept: Path, tmp_path: Path) -> None:
@@ -140,5 +213,5 @@ def test_on_the_command_line(world: Path, kept: Path, tmp_path: Path) -> None:
     words = ["study", str(world / "toy.yaml"), "--known", str(kept.parent), "--out", str(tmp_path), "--quiet", "--workers", "0"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "6 of 6 trials and runs are known" in " ".join(done.output.split())
+    assert "4 of 4 trials, 2 of 2 trainings, 2 of 2 evaluations" in " ".join(done.output.split())
     assert read_store(tmp_path / "toy.json") == read_store(kept) and (tmp_path / "results.md").is_file()

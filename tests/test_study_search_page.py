@@ -34,19 +34,21 @@ def said(*args: Any, **words: Any) -> list[str]:
 
 def test_winners_at_an_end_are_named() -> None:
     lr = [{"lr": 0.0001}, {"lr": 0.001}, {"lr": 0.01}]
-    weight = [{"lr": lr, "method_config.w": w} for lr in (0.001, 0.01) for w in (0.3, 1.0)]
+    weight = [{"lr": lr, "method_config.w": w} for lr in (0.001, 0.01) for w in (0.3, 1.0, 3.0)]
     found = said(
         {
             "low": search(lr, [0.3, 0.2, 0.1], 0),
             "middle": search(lr, [0.1, 0.2, 0.1], 1),
             "high": search(lr, [0.1, 0.2, 0.3], 2),
-            "both": search(weight, [0.1, 0.3, 0.1, 0.1], 1),
+            "both": search(weight, [0.1, 0.1, 0.3, 0.1, 0.1, 0.1], 2),
             "lost": search(lr, [None] * 3, None),
-            "words": search([{"text_tower": "full"}, {"text_tower": "none"}], [0.1, 0.2], 1),
+            "words": search([{"text_tower": t} for t in ("full", "projection", "none")], [0.1, 0.2, 0.1], 1),
+            "lists": search([{"templates": ["{c}"] * n} for n in (1, 2, 3)], [0.1, 0.2, 0.1], 1),
+            "flags": search([{"flag": flag} for flag in (False, True)], [0.1, 0.2], 1),
         }
     )
     (sentence,) = found
-    assert sentence.endswith(": the smallest lr for LOW and BOTH; the largest lr for HIGH; the largest w for BOTH.")
+    assert sentence.endswith(": the smallest lr for LOW; the largest lr for HIGH; the largest w for BOTH.")
     assert said({"middle": search(lr, [0.1, 0.2, 0.1], 1)}) == []
 
 

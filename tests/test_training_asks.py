@@ -198,6 +198,15 @@ def test_spread_weights_need_a_torch_that_has_them(monkeypatch: pytest.MonkeyPat
         check(TrainRecipe())
 
 
+def test_the_first_line_says_what_auto_became(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fast, name in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("tima._precision.has_bf16", lambda device, fast=fast: fast)
+        train(TrainRecipe(**{**settings, "steps": 1}), tmp_path / name, progress=True, images=make_image_set(120, 8))
+        assert f"weights train in {name} on cpu" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_picture_left_out_before_a_resume_is_counted_once(tmp_path: Path) -> None:
     first, second = BadImage("a.png", "broken"), BadImage("b.png", "cut off")
     settings: Any = dict(show=False, write=True, tracker=lambda *_, **__: None)

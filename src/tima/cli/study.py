@@ -54,7 +54,8 @@ def study(
     quiet: Quiet = False,
 ) -> None:
     from tima.study import adopt, collect, count_known, known_studies, load_study, run_study, write_report, write_store
-    from tima.study.known import FOLDER
+    from tima.study.known import read_known
+    from tima.study.run import alone
 
     if list_:
         for name in known_studies():
@@ -69,10 +70,9 @@ def study(
         folder = out / chosen.name
         path = (store or out) / f"{chosen.name}.json"
         if known is not None:
-            files = adopt(folder, known)
-            taken, total = count_known(chosen, folder)
-            listed = ", ".join(map(str, files))
-            stderr().print(f"{chosen.name}: {taken} of {total} trials and runs are known from {listed}", highlight=False)
+            with alone(folder):
+                files = adopt(folder, known)
+            _say_known(chosen.name, count_known(chosen, folder), files)
         if plan:
             from tima.study.plan import show_plan
 
@@ -83,7 +83,7 @@ def study(
             for title, why in outcome.failed.items():
                 stderr().print(f"[bold yellow]failed[/] {title}: {why}", highlight=False)
             failed += len(outcome.failed)
-        if (folder / "runs").is_dir() or (folder / FOLDER).is_dir():
+        if (folder / "runs").is_dir() or read_known(folder) is not None:
             write_store(path, collect(chosen, folder))
         kept.append(path)
     if plan:
@@ -97,3 +97,13 @@ def study(
         raise TimaError(
             f"{failed} of the study's jobs failed; the page says which, and has the others. --retry tries them again."
         )
+
+
+def _say_known(name: str, counts: dict[str, tuple[int, int]], files: list[Path]) -> None:
+    """How much of a study its kept files hold; a wrong file holds nothing of it."""
+    kinds = {"search": "trials", "training": "trainings", "evaluation": "evaluations"}
+    said = ", ".join(f"{known} of {total} {kinds[kind]}" for kind, (known, total) in counts.items() if total)
+    listed = ", ".join(map(str, files))
+    nothing = not any(known for known, _ in counts.values())
+    style = "[bold yellow]" if nothing else "[default]"
+    stderr().print(f"{style}{name}[/]: finished elsewhere, by {listed}: {said}", highlight=False)

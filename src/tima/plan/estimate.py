@@ -102,8 +102,10 @@ def _settled(request: PlanRequest) -> str:
     if request.gpus or request.calibration is None:
         return "bf16"
     peaks = request.calibration.get("peak_gflops") or {}
-    timed = {job.get("precision") for job in request.calibration.get("jobs") or [] if "passes" in job}
-    best = {name: peaks[name]["best"] for name in ("bf16", "fp32") if name in peaks and (not timed or name in timed)}
+    timed = {str(job.get("precision")) for job in request.calibration.get("jobs") or [] if "passes" in job}
+    if len(timed) == 1:
+        return timed.pop()
+    best = {name: peaks[name]["best"] for name in ("bf16", "fp32") if name in peaks}
     return max(best, key=lambda name: best[name], default="bf16")
 
 

@@ -84,6 +84,8 @@ def _claim(out: Path, recipe: PretrainRecipe) -> None:
         before = _settings(validate(PretrainRecipe, load_yaml(stored), str(stored)))
     except RecipeError:
         before = {}
+    if before.get("precision") == "auto":  # begun before it was stored
+        before["precision"] = now["precision"]
     if different := [name for name in now if before.get(name) != now[name]]:
         raise TimaError(
             f"{out} holds a run with other settings ({', '.join(different)}; see {stored}). Give another --out, or delete the "
@@ -104,11 +106,7 @@ def _settings(recipe: PretrainRecipe) -> dict[str, Any]:
 def text_stage(recipe: PretrainRecipe, out: Path, student: HuggingFaceEncoder, teacher: DualEncoder, texts: list[str]) -> None:
     """Distil the text tower, loss (1)."""
     done, bf16 = stage_step(out, "text") >= recipe.text.steps, recipe.precision == "bf16"
-    t0_KD = (
-        torch.empty(0)
-        if done
-        else cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts", recipe.precision == "bf16")
-    )
+    t0_KD = torch.empty(0) if done else cache.teacher_texts(out / "cache", teacher, texts, "teacher-texts", bf16)
     teacher_scale = float(teacher.logit_scale.detach())
     by_length = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
     window = min(8 * recipe.text.batch_size, len(texts))

@@ -50,10 +50,7 @@ def setup_section(store: Store) -> Section:
 
 def _arithmetic(store: Store) -> list[str]:
     """Where runs, or the attacks on them, were not computed alike."""
-    # kept before `precision: auto` there was, a run without a precision had the default of then
-    trained = Counter(
-        str(run.recipe.get("precision", "bf16")) for run in store.runs if run.summary and run.summary.get("steps")
-    )
+    trained = Counter(found for run in store.runs if (found := _precision(run)))
     said = [f"Trained in {listing([f'{name} ({count} runs)' for name, count in trained.items()])}."] if len(trained) > 1 else []
     results = [result for run in store.runs for result in run.results]
     for what, count in Counter(what for result in results for what in dict.fromkeys(result.fallbacks)).items():
@@ -185,21 +182,31 @@ def provenance_section(store: Store) -> Section:
     """Every number's file and hashes."""
     runs, results = [], []
     for run in store.runs:
-        title = title_of(store, run.row)
-        runs.append([title, run.eps, str(run.seed), run.state, _validation(run), run.key, run.recipe_sha256[:HASH]])
+        title, source = title_of(store, run.row), run.taken_from or str(store.study.get("name", ""))
+        facts = [run.state, _validation(run), _precision(run), source, run.key, run.recipe_sha256[:HASH]]
+        runs.append([title, run.eps, str(run.seed), *facts])
         for r in run.results:
             label = f"{store.protocols[r.protocol]['name']}@{store.protocols[r.protocol]['version']}"
             hashes = [r.sha256[:HASH], r.sidecar_sha256[:HASH], r.checkpoint_sha256[:HASH]]
             results.append([title, run.eps, str(run.seed), r.data, label, f"{r.n:,}", r.file, *hashes])
     columns = ["method", "eps", "seed", "data", "protocol", "n", "result file", "its SHA-256", "outcomes", "checkpoint"]
-    note = f"First {HASH} digits. Paths are below the study's folder; the stored study holds whole hashes and all outcomes."
+    note = (
+        f"First {HASH} digits. Paths are below the folder of the study that the run was done in; the stored study holds whole "
+        "hashes and all outcomes."
+    )
+    facts = ["state", "validation", "precision", "study", "folder", "recipe SHA-256"]
     return Section(
         "Where the numbers come from",
         folded=[
-            Table("Runs", ["method", "eps", "seed", "state", "validation", "folder", "recipe SHA-256"], runs),
+            Table("Runs", ["method", "eps", "seed", *facts], runs),
             Table("Results", columns, results, note),
         ],
     )
+
+
+def _precision(run: KeptRun) -> str:
+    """What a run was trained in, if it was. Kept before there was `precision: auto` had the default of then."""
+    return str(run.recipe.get("precision", "bf16")) if run.summary.get("steps") else ""
 
 
 def _validation(run: KeptRun) -> str:

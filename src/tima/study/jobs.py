@@ -110,26 +110,28 @@ def _all(study: Study, state: State) -> Iterator[Progress]:
                 yield _evaluation(training, evaluation, protocol, state)
 
 
-def count_known(study: Study, folder: str | Path) -> tuple[int, int]:
-    """How many of the trials and runs that can be listed by now were finished elsewhere, and how many there are."""
+def count_known(study: Study, folder: str | Path) -> dict[str, tuple[int, int]]:
+    """Of the trials, trainings and evaluations that can be listed by now: how many need not be done because they were finished
+    elsewhere, and how many there are."""
     state = State(Path(folder))
-    listed = [t.key for name in study.rows for t in trials(study, name)] + [t.key for t in trainings(study, state)]
-    keys = set(listed)
-    return sum(_known(study, key, state) for key in keys), len(keys)
-
-
-def _known(study: Study, key: str, state: State) -> bool:
-    """Was this trial, or this run, finished elsewhere?"""
-    if state.known is None:
-        return False
-    rule = study.search.rule if study.search is not None else ""
-    return state.known.summary(key) is not None or state.known.trial(key, rule) is not None
+    found = {TRIAL: (0, 0), TRAIN: (0, 0), EVALUATE: (0, 0)}
+    for progress in survey(study, state):
+        job = progress.job
+        if job.protocol is None or job.evaluation is None:
+            here = state.summary_here(job.training.key) is not None
+        else:
+            here = all(state.evaluated_here(job.training.key, data, job.protocol) for data in job.evaluation.data)
+        known, total = found[job.kind]
+        found[job.kind] = known + (progress.state == "done" and not here), total + 1
+    return found
 
 
 def _training(study: Study, kind: str, training: Training, state: State, again: Collection[str]) -> Progress:
     """`again`: keys of runs whose weights are needed here."""
     job = Job(kind, training)
-    known = _known(study, training.key, state)
+    known = state.known is not None and state.known.summary(training.key) is not None
+    if kind == TRIAL and state.known is not None and study.search is not None:  # its score is enough
+        known = known or state.known.trial(training.key, study.search.rule) is not None
     if state.summary_here(training.key) is not None or (known and training.key not in again):
         return Progress(job, "done")
     return Progress(job, "failed" if state.failure(training.key, "train") is not None else "todo")

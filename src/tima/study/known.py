@@ -4,21 +4,24 @@ A kept file (`records.py`) has every search's scores and every run's outcomes, a
 a run is trained again only where something is to be judged that the files lack. Outcomes of weights that a new training did not
 bring back bit for bit (another processor may round otherwise) are not taken for those of the new ones: they are judged again.
 
-A run belongs to its settings and not to a study, so a kept file of one study serves another that has some of its runs.
+A run belongs to its settings and not to a study, so a kept file of one study serves another that has some of its runs. Models
+and sets are told apart by what they were called, as in settings everywhere: a name must mean the same on both machines.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tima._files import write_json
+from tima._files import sha256_json, write_json
 from tima._reading import read_json_object
 from tima.errors import ResultError
 from tima.study.records import KeptResult, KeptRun, Store, read_store, write_store
 
 FOLDER = "known"
+BEFORE = "known.json"  # where the one file was that a study could go on from
 DONE = ("finished", "collapsed")
 
 
@@ -34,52 +37,62 @@ class KnownTrial(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """Kept files by the keys of their trials and runs; where several have the same, the first."""
+    """Kept files. What is in several is taken from the one that has most of it."""
 
     stores: Sequence[Store]
 
     @cached_property
-    def trials(self) -> dict[str, KnownTrial]:
-        """By key."""
-        found = {}
-        for store in reversed(self.stores):
+    def _trials(self) -> dict[str, list[KnownTrial]]:
+        """By key, those that failed last: another machine's trouble counts where nothing else is known."""
+        found: dict[str, list[KnownTrial]] = {}
+        for store in self.stores:
             rule = str((store.study.get("search") or {}).get("rule", "mean"))
             for s in store.searches.values():
-                vals = s.val or [None] * len(s.keys)
-                for key, value, note, val in zip(s.keys, s.scores, s.notes, vals, strict=True):
-                    found[key] = KnownTrial(value, note, val, rule)
-        return found
+                for key, score, note, val in zip(s.keys, s.scores, s.notes, s.val or [None] * len(s.keys), strict=True):
+                    found.setdefault(key, []).append(KnownTrial(score, note, val, rule))
+        return {key: sorted(several, key=lambda trial: (trial.score is None, not trial.val)) for key, several in found.items()}
 
     def trial(self, key: str, rule: str) -> KnownTrial | None:
-        """A trial, if the file says how it does by this rule."""
-        found = self.trials.get(key)
-        return found if found is not None and (found.note or found.val or found.rule == rule) else None
+        """A trial, if a file says how it does by this rule."""
+        return next((t for t in self._trials.get(key, []) if t.score is None or t.val or t.rule == rule), None)
 
     @cached_property
-    def runs(self) -> dict[str, KeptRun]:
-        """Key -> the run, with the results of all files that have it with the same weights."""
-        found: dict[str, KeptRun] = {}
-        for run in (run for store in self.stores for run in store.runs if run.state in DONE):
-            first = found.setdefault(run.key, run)
-            if first is not run and len(weights_of(first) | weights_of(run)) <= 1:
-                have = {(result.data, result.protocol) for result in first.results}
-                more = [result for result in run.results if (result.data, result.protocol) not in have]
-                changed = {"results": [*first.results, *more], "texts": {**run.texts, **first.texts}}
-                found[run.key] = first.model_copy(update=changed)
+    def runs(self) -> dict[str, tuple[KeptRun, Store]]:
+        """Key -> the run and its file; a run is never put together from several, whose weights may differ."""
+        found: dict[str, tuple[KeptRun, Store]] = {}
+        for store in self.stores:
+            for run in store.runs:
+                if run.state in DONE and (run.key not in found or len(run.results) > len(found[run.key][0].results)):
+                    found[run.key] = run, store
         return found
 
+    def run(self, key: str) -> KeptRun | None:
+        """A finished run. `taken_from` names its study."""
+        if key not in self.runs:
+            return None
+        run, store = self.runs[key]
+        return run.model_copy(update={"taken_from": run.taken_from or str(store.study.get("name", ""))})
+
     def summary(self, key: str) -> dict[str, Any] | None:
-        return self.runs[key].summary if key in self.runs else None
+        return self.runs[key][0].summary if key in self.runs else None
 
-    def result(self, key: str, data: str, protocol: str) -> KeptResult | None:
-        """The outcome of a run on a set, by its name in results, under the protocol of that hash."""
-        found = self.runs[key].results if key in self.runs else []
-        return next((r for r in found if r.data == data and r.protocol == protocol), None)
+    def result(self, key: str, asked: str, name: str, protocol: str) -> KeptResult | None:
+        """The outcome of a run on a set under the protocol of that hash.
+
+        Args:
+            asked: what a study file calls the set; the kept study must have called it the same, or `cifar10:train` could pass
+                for `cifar10`.
+            name: what results call it.
+        """
+        run, store = self.runs.get(key, (None, None))
+        if run is None or store is None or asked not in set(_asked(store)):
+            return None
+        return next((r for r in run.results if r.data == name and r.protocol == protocol), None)
 
 
-def weights_of(run: KeptRun) -> set[str]:
-    """Hashes of the weights that a kept run was judged with."""
-    return {result.checkpoint_sha256 for result in run.results}
+def _asked(store: Store) -> Iterator[str]:
+    for evaluation in store.study.get("evaluate", []):
+        yield from evaluation.get("data", [])
 
 
 def read_known(folder: Path) -> Known | None:
@@ -88,7 +101,7 @@ def read_known(folder: Path) -> Known | None:
     Raises:
         ResultError: it cannot be read.
     """
-    paths = sorted((folder / FOLDER).glob("*.json"))
+    paths = [path for path in (folder / BEFORE, *sorted((folder / FOLDER).glob("*.json"))) if path.is_file()]
     return Known([read_store(path) for path in paths]) if paths else None
 
 
@@ -106,7 +119,8 @@ def adopt(folder: str | Path, path: str | Path) -> list[Path]:
     if not paths:
         raise ResultError(f"{path} holds no kept file, NAME.json. tima study writes them to the folder of --store.")
     for store in [read_store(p) for p in paths]:  # all are read before one is written
-        write_store(Path(folder) / FOLDER / f"{store.study['name']}.json", store)
+        digest = sha256_json(json.loads(store.model_dump_json()))[:8]
+        write_store(Path(folder) / FOLDER / f"{store.study.get('name', 'study')}-{digest}.json", store)
     return paths
 
 

@@ -80,7 +80,8 @@ class KeptFailure(_Record):
 
 
 class KeptRun(_Record):
-    """One final run of a row. `state`: finished, collapsed (it gives one answer to everything), failed, or open."""
+    """One final run of a row. `state`: finished, collapsed (it gives one answer to everything), failed, or open; `taken_from`:
+    the study that it was done in, where it was taken from a kept file."""
 
     row: str
     key: str
@@ -95,13 +96,14 @@ class KeptRun(_Record):
     texts: dict[str, dict[str, float]] = {}
     results: list[KeptResult] = []
     failures: list[KeptFailure] = []
+    taken_from: str = ""
 
 
 class KeptSearch(_Record):
     """A search: its points, their scores on validation (null: failed or collapsed, see the note), the number of the winner.
 
-    `val`: what the scores are made of, by validation set, null where a trial failed; by another rule it gives other scores.
-    Empty in files that were kept before it was.
+    `val`: what the scores are made of, by validation set; by another rule it gives other scores. Null where a trial failed or
+    was taken from a file that was kept before it was, as all of such a file's are.
     """
 
     points: list[dict[str, Any]]

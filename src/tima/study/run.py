@@ -68,8 +68,7 @@ def run_study(
         TimaError: another study is at work in the folder, or the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder) as lock:
+    with alone(folder) as lock:
         write_text(folder / "study.json", json.dumps(study.content(), indent=1, ensure_ascii=False) + "\n")
         State(folder).forget_failures(retry)
         course = _Course(study, State(folder), workers, threads, lock, Board(study, progress))
@@ -236,8 +235,9 @@ def _pin(pid: int, cores: list[int]) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[IO[Any]]:
+def alone(folder: Path) -> Iterator[IO[Any]]:
     """Hold the folder. Workers of a study that was killed let go within a second, so a moment is waited for them."""
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
             import fcntl

@@ -36,8 +36,8 @@ def _ends(store: Store) -> str:
     ends: dict[tuple[str, str], list[str]] = {}
     for name, search in store.searches.items():
         for key, value in search.points[search.winner].items() if search.winner is not None else ():
-            tried = sorted({point[key] for point in search.points}, key=str)
-            if not all(isinstance(one, (int, float)) for one in tried) or len(tried) < 2:
+            tried = [point[key] for point in search.points]
+            if not all(isinstance(one, (int, float)) for one in tried) or len(set(tried)) < 3:  # of two, each is an end
                 continue
             for end, word in ((min(tried), "smallest"), (max(tried), "largest")):
                 if value == end:

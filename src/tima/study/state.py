@@ -99,7 +99,7 @@ class State:
 
     def known_result(self, key: str, data: str, protocol: Protocol) -> KeptResult | None:
         """The result from elsewhere, if the run was not trained here since, or with the same weights as its outcome."""
-        found = self.known.result(key, set_name(data), protocol.sha256) if self.known is not None else None
+        found = self.known.result(key, data, set_name(data), protocol.sha256) if self.known is not None else None
         if found is None or self.summary_here(key) is None or found.checkpoint_sha256 == trained_weights(self.run(key)):
             return found
         return None

@@ -36,7 +36,7 @@ def collect(study: Study, folder: str | Path) -> Store:
     runs = []
     for training in trainings(study, state):
         mine = [(e, p) for e, p in evaluations if wanted(study, e, training, headline)]
-        runs.append(_run(training, [(data, p) for e, p in mine for data in e.data], state))
+        runs.append(_run(study.name, training, [(data, p) for e, p in mine for data in e.data], state))
     searches = {}
     for name, row in study.rows.items():
         choice = choose(study, name, state) if row.search == "own" else None
@@ -65,16 +65,17 @@ def collect(study: Study, folder: str | Path) -> Store:
     )
 
 
-def _run(training: Training, wanted: list[tuple[str, Protocol]], state: State) -> KeptRun:
+def _run(study: str, training: Training, wanted: list[tuple[str, Protocol]], state: State) -> KeptRun:
     folder, summary = state.run(training.key), state.summary(training.key)
     failed = state.failure(training.key, "train")
     what = "open" if failed is None else "failed"
     if summary is not None:
         what = "collapsed" if collapsed(summary) else "finished"
     results = [found for data, protocol in wanted if (found := _found(training.key, data, protocol, state)) is not None]
-    elsewhere = state.known.runs.get(training.key) if state.known is not None else None
+    elsewhere = state.known.run(training.key) if state.known is not None else None
     if elsewhere is not None and state.summary_here(training.key) is None:
-        return elsewhere.model_copy(update={"row": training.row, "results": results})
+        source = "" if elsewhere.taken_from == study else elsewhere.taken_from
+        return elsewhere.model_copy(update={"row": training.row, "results": results, "taken_from": source})
     cost = folder / "cost.json"
     return KeptRun(
         row=training.row,
