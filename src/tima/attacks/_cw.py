@@ -117,8 +117,8 @@ class CwSearch(PooledSearch[CwRows]):
         ended_A = rows.run_N == self.runs
         return ended_A | (rows.score_N > 0).cpu() if self.stop_when_broken else ended_A
 
-    def outcome(self, rows: CwRows) -> Tensor:
-        return settle(self.logits_fn, rows, self.targeted)
+    def end(self, rows: CwRows) -> None:
+        self.take(rows, settle(self.logits_fn, rows, self.targeted))
 
 
 def _unbounded(x_ACHW: Tensor) -> Tensor:

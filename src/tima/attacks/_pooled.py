@@ -43,8 +43,8 @@ class PooledSearch(ABC, Generic[R]):
         """One step of every row, in place. Returns, on the CPU, whose search has ended."""
 
     @abstractmethod
-    def outcome(self, rows: R) -> Tensor:
-        """The points to return for rows whose search has ended."""
+    def end(self, rows: R) -> None:
+        """Take over (`take`) what was found by rows whose search has ended."""
 
     def search(self, batch_size: int | None) -> Tensor:
         """The point kept for each image, at most `batch_size` images at a time."""
@@ -106,7 +106,7 @@ class PooledSearch(ABC, Generic[R]):
             check_classes(output_AC, label_A)
             self.asked = True
 
-    def end(self, rows: R) -> None:
-        """Take over what was found."""
+    def take(self, rows: R, point_ACHW: Tensor) -> None:
+        """These are the points to return."""
         not_finite(self.bad)
-        self.found_NCHW[rows.row_N] = self.outcome(rows)
+        self.found_NCHW[rows.row_N] = point_ACHW

@@ -128,6 +128,3 @@ class RunsSearch(PooledSearch[R]):
             mine, row = mine[better], row[better]
             self.found_NCHW[row] = point_ACHW[mine]
             self.broken_N[row], self.score_N[row], self.run_N[row] = broken[better], score[better], run
-
-    def outcome(self, rows: R) -> Tensor:
-        return self.verdict(rows)[0]

@@ -165,8 +165,8 @@ class SquareSearch(PooledSearch[SquareRows]):
         ended_A = rows.run_N == self.restarts
         return ended_A | rows.best_broken_N.cpu() if self.stop_when_broken else ended_A
 
-    def outcome(self, rows: SquareRows) -> Tensor:
-        return rows.best_NCHW
+    def end(self, rows: SquareRows) -> None:
+        self.take(rows, rows.best_NCHW)
 
 
 def _up_to(last_A: Tensor, ahead: int) -> Tensor:
