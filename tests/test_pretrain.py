@@ -322,6 +322,14 @@ def test_muon_takes_the_matrices_inside_the_layers(tiny_clip) -> None:  # type: 
 
 
 @has_muon
+@pytest.mark.parametrize("bf16", [True, False])
+def test_muon_says_where_it_will_be_slow(tiny_clip, monkeypatch, capsys, bf16: bool) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("tima.pretrain.stage.has_bf16", lambda device: bf16)
+    make_optimizers(Stage(steps=1, batch_size=1, lr=1e-3, optimizer="muon"), tiny_clip.image_parameters())
+    assert ("no instructions" in " ".join(capsys.readouterr().out.split())) != bf16
+
+
+@has_muon
 def test_a_stopped_muon_run_goes_on_to_the_same_weights(tiny_clip, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     def run(out: Path, steps_before_stop: int) -> dict[str, torch.Tensor]:
         out.mkdir()

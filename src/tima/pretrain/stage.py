@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from tima._files import atomic_path
+from tima._precision import has_bf16
 from tima.averaging import Averages
 from tima.errors import TrainingError
 from tima.models.hugging_face import HuggingFaceEncoder
@@ -132,6 +133,11 @@ def make_optimizers(stage: Stage, params: dict[str, nn.Parameter]) -> list[torch
         if muon is None:
             raise TrainingError(f"optimizer: muon needs torch 2.9 or newer, this is {torch.__version__}. Take adamw.")
         matrices = [params[name] for name in sorted(inside)]
+        if not has_bf16(matrices[0].device):  # torch's is bf16 inside, whatever the precision of the run
+            console.print(
+                "[yellow]optimizer: muon computes in bf16, which this processor has no instructions for: a step can take many "
+                "times as long as with adamw. Take adamw as this stage's optimizer in the recipe, or another machine.[/yellow]"
+            )
         optimizers.append(muon(matrices, lr=stage.lr, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
