@@ -135,7 +135,7 @@ def make_optimizers(stage: Stage, params: dict[str, nn.Parameter]) -> list[torch
         matrices = [params[name] for name in sorted(inside)]
         if not has_bf16(matrices[0].device):  # torch's is bf16 inside, whatever the precision of the run
             console.print(
-                "[yellow]optimizer: muon computes in bf16, which this processor has no instructions for: a step can take many "
+                "[yellow]optimizer: muon computes in bf16, which this device has no instructions for: a step can take many "
                 "times as long as with adamw. Take adamw as this stage's optimizer in the recipe, or another machine.[/yellow]"
             )
         optimizers.append(muon(matrices, lr=stage.lr, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw"))
